@@ -1,0 +1,2 @@
+//! The program `gmmu`.
+fn main() {}

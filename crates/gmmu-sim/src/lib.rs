@@ -1,0 +1,2 @@
+//! A software NVIDIA GPU for driver tests.
+#![no_std]

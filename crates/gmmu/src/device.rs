@@ -1,0 +1,431 @@
+//! The seams: all that the library asks of the world around it.
+//!
+//! A driver implements these traits over its own mappings, locks and clock; `gmmu-sim` implements them over a software
+//! GPU. Every method takes `&mut self`, since a lock is the caller's business, and is fallible, since a card can leave
+//! the bus between two accesses. No method may allocate, and none may block on anything but the device.
+//!
+//! [`Bar0`] is a register file. [`TableRead`] and [`TableMemory`] are the memory that page tables live in, however it
+//! is reached: the PRAMIN window over `Bar0` (`mmio::Mmio` makes one out of the other), a mapped BAR,
+//! or plain memory in a test. [`Invalidator`] makes the GPU forget translations. [`TablePool`] hands out the memory
+//! for new tables.
+
+use crate::addr::TableAddr;
+
+/// Why the device, or the memory of its tables, did not do what was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeviceError {
+    /// A register read all-ones: the card is off the bus, asleep, or its BAR is unreachable.
+    #[error("the device is gone: register {offset:#x} reads {value:#x}")]
+    Gone {
+        /// Byte offset of the register in BAR0.
+        offset: u32,
+        /// The word that was read.
+        value: u32,
+    },
+    /// A register read one of the bus's error words (0xbadf….): the unit behind it does not answer.
+    #[error("register {offset:#x} answers with the error word {value:#010x}: the unit behind it is not reachable")]
+    Poison {
+        /// Byte offset of the register in BAR0.
+        offset: u32,
+        /// The word that was read.
+        value: u32,
+    },
+    /// A register offset outside BAR0, or not aligned to the access.
+    #[error("{bytes}-byte access at BAR0 offset {offset:#x} is outside the BAR or not aligned")]
+    BadOffset {
+        /// Byte offset in BAR0.
+        offset: u32,
+        /// Width of the access in bytes.
+        bytes: u32,
+    },
+    /// A table address that this memory does not have.
+    #[error("{bytes} bytes at {at} are outside the memory that can be reached, which ends at {end:#x}")]
+    OutOfRange {
+        /// First byte of the access.
+        at: TableAddr,
+        /// Length of the access.
+        bytes: u64,
+        /// First address that cannot be reached.
+        end: u64,
+    },
+    /// A table address that is not a multiple of the access width.
+    #[error("{at} is not aligned to {alignment} bytes")]
+    Unaligned {
+        /// The address.
+        at: TableAddr,
+        /// The alignment that the access needs.
+        alignment: u64,
+    },
+    /// Tables in system memory were asked for where only video memory can be reached, or the other way round.
+    #[error("{at} is in an aperture that this memory does not reach")]
+    WrongAperture {
+        /// The address.
+        at: TableAddr,
+    },
+    /// This memory can be read only.
+    #[error("{at} is read-only")]
+    ReadOnly {
+        /// The address.
+        at: TableAddr,
+    },
+    /// The PRAMIN window did not go where it was sent: it reads back another position.
+    #[error("the PRAMIN window was moved to {wanted:#x} but reads back {found:#x}: another user, or a lost write")]
+    WindowLost {
+        /// Base address that was written.
+        wanted: u64,
+        /// Base address that was read back.
+        found: u64,
+    },
+    /// The device did not get ready in time.
+    #[error("register {offset:#x} was not ready after {waited_us} µs and {polls} polls")]
+    Timeout {
+        /// Byte offset of the register in BAR0.
+        offset: u32,
+        /// Time waited, in microseconds.
+        waited_us: u64,
+        /// How often it was read.
+        polls: u32,
+    },
+    /// The back end failed in a way of its own.
+    #[error("back end: {0}")]
+    Backend(&'static str),
+}
+
+/// Width of one register access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Width {
+    /// One byte.
+    W8,
+    /// Two bytes.
+    W16,
+    /// Four bytes, what registers are made for.
+    W32,
+    /// Eight bytes.
+    W64,
+}
+
+impl Width {
+    /// The width in bytes.
+    #[must_use]
+    pub const fn bytes(self) -> u32 {
+        match self {
+            Self::W8 => 1,
+            Self::W16 => 2,
+            Self::W32 => 4,
+            Self::W64 => 8,
+        }
+    }
+}
+
+/// The registers of a card: its PCI BAR0, little-endian.
+///
+/// # Contract
+/// Accesses reach the device in program order. `offset` is in bytes and a multiple of the access width; anything else
+/// is [`DeviceError::BadOffset`]. A read of all-ones is returned as it is: whoever knows the register judges it.
+pub trait Bar0 {
+    /// Reads `width` bytes at `offset`; bits above the width are 0.
+    ///
+    /// # Errors
+    /// [`DeviceError::BadOffset`] or the back end's own.
+    fn read(&mut self, offset: u32, width: Width) -> Result<u64, DeviceError>;
+
+    /// Writes the low `width` bytes of `value` at `offset`.
+    ///
+    /// # Errors
+    /// [`DeviceError::BadOffset`] or the back end's own.
+    fn write(&mut self, offset: u32, width: Width, value: u64) -> Result<(), DeviceError>;
+
+    /// Whether a [`Width::W64`] access is one access on the bus. Where it is not, the library splits 64-bit words
+    /// itself, in the order that page tables need, and never asks for `W64`.
+    fn has_64bit(&self) -> bool;
+
+    /// Reads a 32-bit register.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    fn read32(&mut self, offset: u32) -> Result<u32, DeviceError> {
+        self.read(offset, Width::W32).map(|value| (value & u64::from(u32::MAX)) as u32)
+    }
+
+    /// Writes a 32-bit register.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    fn write32(&mut self, offset: u32, value: u32) -> Result<(), DeviceError> {
+        self.write(offset, Width::W32, u64::from(value))
+    }
+
+    /// Writes a run of 64-bit words from `offset` upwards, as one call. Asked for only where
+    /// [`has_64bit`](Self::has_64bit) says so; a back end that maps the BAR overrides it with a plain loop of stores.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write); the words before the failing one were written.
+    fn write_run(&mut self, offset: u32, run: Run) -> Result<(), DeviceError> {
+        let mut at = offset;
+        for word in run.words() {
+            self.write(at, Width::W64, word)?;
+            at = at.wrapping_add(8);
+        }
+        Ok(())
+    }
+
+    /// Writes `words` from `offset` upwards. Asked for only where [`has_64bit`](Self::has_64bit) says so.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write); the words before the failing one were written.
+    fn write_words(&mut self, offset: u32, words: &[u64]) -> Result<(), DeviceError> {
+        let mut at = offset;
+        for &word in words {
+            self.write(at, Width::W64, word)?;
+            at = at.wrapping_add(8);
+        }
+        Ok(())
+    }
+}
+
+/// `count` words in arithmetic progression: `first`, `first + step`, … (wrapping). What a run of page-table entries
+/// over contiguous memory is, whatever the format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// The first word.
+    pub first: u64,
+    /// Difference between neighbours.
+    pub step: u64,
+    /// How many words.
+    pub count: u32,
+}
+
+impl Run {
+    /// The words in order.
+    pub fn words(self) -> impl Iterator<Item = u64> {
+        let Self { first, step, count } = self;
+        (0..count).scan(first, move |next, _| {
+            let word = *next;
+            *next = next.wrapping_add(step);
+            Some(word)
+        })
+    }
+
+    /// The part from word `from` on; empty where the run is shorter.
+    #[must_use]
+    pub const fn skip(self, from: u32) -> Self {
+        Self {
+            first: self.first.wrapping_add(self.step.wrapping_mul(from as u64)),
+            step: self.step,
+            count: self.count.saturating_sub(from),
+        }
+    }
+
+    /// The first `count` words at most.
+    #[must_use]
+    pub const fn take(self, count: u32) -> Self {
+        Self { count: if count < self.count { count } else { self.count }, ..self }
+    }
+}
+
+/// Memory that page tables can be read from: video memory, system memory, or an image of either.
+pub trait TableRead {
+    /// Reads the 64-bit words from `at` upwards into `words`.
+    ///
+    /// # Errors
+    /// [`DeviceError::OutOfRange`], [`Unaligned`](DeviceError::Unaligned) (8 bytes),
+    /// [`WrongAperture`](DeviceError::WrongAperture) or the back end's own; `words` may then be partly filled.
+    fn read_words(&mut self, at: TableAddr, words: &mut [u64]) -> Result<(), DeviceError>;
+
+    /// Reads one 64-bit word.
+    ///
+    /// # Errors
+    /// As [`read_words`](Self::read_words).
+    fn read_word(&mut self, at: TableAddr) -> Result<u64, DeviceError> {
+        let mut word = [0];
+        self.read_words(at, &mut word)?;
+        let [word] = word;
+        Ok(word)
+    }
+}
+
+/// Memory that page tables live in and can be changed in.
+///
+/// # Contract
+/// The GPU may look at any moment. A back end with 64-bit stores makes each word visible whole. One without publishes
+/// a word whose low three bits are not 0 (a valid PTE, or a PDE with an aperture) high half first, and any other word
+/// low half first, so that no half-written word is ever valid.
+pub trait TableMemory: TableRead {
+    /// Writes `run` from `at` upwards.
+    ///
+    /// # Errors
+    /// As [`TableRead::read_words`]; the words before the failing one may have been written.
+    fn write_run(&mut self, at: TableAddr, run: Run) -> Result<(), DeviceError>;
+
+    /// Writes `words` from `at` upwards.
+    ///
+    /// # Errors
+    /// As [`write_run`](Self::write_run).
+    fn write_words(&mut self, at: TableAddr, words: &[u64]) -> Result<(), DeviceError>;
+
+    /// Writes one word.
+    ///
+    /// # Errors
+    /// As [`write_run`](Self::write_run).
+    fn write_word(&mut self, at: TableAddr, word: u64) -> Result<(), DeviceError> {
+        self.write_run(at, Run { first: word, step: 0, count: 1 })
+    }
+
+    /// An ordering point: the GPU sees every earlier write before any later one.
+    ///
+    /// # Errors
+    /// The back end's own.
+    fn order(&mut self) -> Result<(), DeviceError>;
+
+    /// An ordering point before an invalidate: returns when all earlier writes have arrived in the memory that the GPU
+    /// reads. On in-order uncached stores this is one read back.
+    ///
+    /// # Errors
+    /// The back end's own.
+    fn drain(&mut self) -> Result<(), DeviceError>;
+}
+
+/// The shallowest table level in which an entry was written: how deep into the directory caches an invalidate has to
+/// reach. Leaves of 2 MiB and more count as directory entries of their level.
+///
+/// The order is from the leaves up: a larger value covers all smaller ones. Values are the hardware's
+/// `NV_VIRTUAL_FUNCTION_PRIV_MMU_INVALIDATE_CACHE_LEVEL` codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Depth {
+    /// Only 4K and 64K leaf entries changed.
+    PteOnly = 1,
+    /// A PD0 entry (2M leaves too).
+    UpToPde0 = 2,
+    /// A PD1 entry (512M leaves too).
+    UpToPde1 = 3,
+    /// A PD2 entry (256G leaves too).
+    UpToPde2 = 4,
+    /// A PD3 entry: the root of v2.
+    UpToPde3 = 5,
+    /// A PD4 entry: the root of v3.
+    UpToPde4 = 6,
+}
+
+/// Whose TLBs an invalidate reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// All of them.
+    All,
+    /// Only the hub's: enough for BAR1 and BAR2 spaces, which no engine uses.
+    HubOnly,
+}
+
+/// How far an invalidate must have got before it counts as done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Acknowledge {
+    /// Accepted: enough when something was only added.
+    None,
+    /// All units have acknowledged and earlier accesses have landed (`ACK_GLOBALLY` with `SYS_MEMBAR`): due when
+    /// something was removed or tightened.
+    Globally,
+}
+
+/// One invalidate: what the GPU has to forget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Invalidate {
+    /// The top table of the address space, 4 KiB aligned.
+    pub pdb: TableAddr,
+    /// How deep into the directory caches.
+    pub depth: Depth,
+    /// Which TLBs.
+    pub scope: Scope,
+    /// What counts as done.
+    pub ack: Acknowledge,
+}
+
+/// A submitted invalidate. Invalidates of one GPU finish in the order of their tickets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// Whether a submitted invalidate is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Poll {
+    /// Acknowledged.
+    Done,
+    /// Still running.
+    Pending,
+}
+
+/// What makes the GPU forget cached translations.
+pub trait Invalidator {
+    /// Starts `what`. Where an earlier one still runs, waits for that one first, within a bound.
+    ///
+    /// # Errors
+    /// [`DeviceError::Timeout`], [`Gone`](DeviceError::Gone) or the back end's own: nothing was started, and the
+    /// caller still owes the invalidate.
+    fn submit(&mut self, what: &Invalidate) -> Result<Ticket, DeviceError>;
+
+    /// Looks once whether the invalidate `ticket` is done.
+    ///
+    /// # Errors
+    /// [`DeviceError::Gone`] or the back end's own.
+    fn poll(&mut self, ticket: Ticket) -> Result<Poll, DeviceError>;
+}
+
+/// Time, as far as bounded waits need it.
+pub trait Clock {
+    /// Microseconds since some fixed moment; never goes back.
+    fn now_us(&mut self) -> u64;
+
+    /// Lets a little time pass between two polls: a pause instruction, a short sleep, a tick of a model.
+    fn relax(&mut self);
+}
+
+/// All that executing a job needs.
+pub trait Hardware: TableMemory + Invalidator + Clock {}
+impl<T: TableMemory + Invalidator + Clock + ?Sized> Hardware for T {}
+
+/// No memory is left for a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no memory is left for a table of {bytes} bytes")]
+pub struct NoTableMemory {
+    /// Size of the table that was asked for.
+    pub bytes: u64,
+}
+
+/// Where the memory of page tables comes from and goes back to.
+pub trait TablePool {
+    /// Takes `bytes` (4096, or 256 for a table of 64K pages), aligned to its size, as near behind `near` as it can be
+    /// had: tables that lie together keep the PRAMIN window still. The memory's contents are undefined.
+    ///
+    /// # Errors
+    /// [`NoTableMemory`]; nothing was taken.
+    fn take(&mut self, bytes: u64, near: Option<TableAddr>) -> Result<TableAddr, NoTableMemory>;
+
+    /// Gives back what [`take`](Self::take) returned, after the GPU can no longer reach it.
+    fn give(&mut self, at: TableAddr, bytes: u64);
+}
+
+impl<T: Bar0 + ?Sized> Bar0 for &mut T {
+    fn read(&mut self, offset: u32, width: Width) -> Result<u64, DeviceError> {
+        (**self).read(offset, width)
+    }
+    fn write(&mut self, offset: u32, width: Width, value: u64) -> Result<(), DeviceError> {
+        (**self).write(offset, width, value)
+    }
+    fn has_64bit(&self) -> bool {
+        (**self).has_64bit()
+    }
+    fn write_run(&mut self, offset: u32, run: Run) -> Result<(), DeviceError> {
+        (**self).write_run(offset, run)
+    }
+    fn write_words(&mut self, offset: u32, words: &[u64]) -> Result<(), DeviceError> {
+        (**self).write_words(offset, words)
+    }
+}
+
+impl<T: Clock + ?Sized> Clock for &mut T {
+    fn now_us(&mut self) -> u64 {
+        (**self).now_us()
+    }
+    fn relax(&mut self) {
+        (**self).relax();
+    }
+}

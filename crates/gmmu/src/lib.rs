@@ -1,0 +1,8 @@
+//! Virtual memory of NVIDIA GPUs.
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod addr;
+pub mod device;
+#[cfg(feature = "alloc")]
+pub mod storage;
