@@ -139,6 +139,11 @@ impl PeerId {
             None
         }
     }
+    /// The peer that the low three bits of `bits` name, as a field of three bits does.
+    pub(crate) const fn from_low_bits(bits: u64) -> Self {
+        let [low, ..] = bits.to_le_bytes();
+        Self(low & 7)
+    }
     /// The number, 0 to 7.
     #[must_use]
     pub const fn raw(self) -> u8 {
@@ -233,6 +238,12 @@ impl TableAddr {
         Self::Vram(VramAddr::new(raw))
     }
 
+    /// Whether the table is in this GPU's video memory.
+    #[must_use]
+    pub const fn is_vram(self) -> bool {
+        matches!(self, Self::Vram(_))
+    }
+
     /// The raw byte address, without the space that it belongs to.
     #[must_use]
     pub const fn raw(self) -> u64 {
@@ -297,7 +308,7 @@ impl fmt::Debug for TableAddr {
     }
 }
 
-/// A page size that some GPU can map. Which of them a chip has is `chip::Chip`'s to say.
+/// A page size that some GPU can map. Which of them a chip has is [`Chip`](crate::chip::Chip)'s to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PageSize {
     /// 4 KiB.

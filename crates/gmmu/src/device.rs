@@ -145,7 +145,8 @@ pub trait Bar0 {
     /// # Errors
     /// As [`read`](Self::read).
     fn read32(&mut self, offset: u32) -> Result<u32, DeviceError> {
-        self.read(offset, Width::W32).map(|value| (value & u64::from(u32::MAX)) as u32)
+        let [a, b, c, d, ..] = self.read(offset, Width::W32)?.to_le_bytes();
+        Ok(u32::from_le_bytes([a, b, c, d]))
     }
 
     /// Writes a 32-bit register.

@@ -3,6 +3,9 @@
 #![forbid(unsafe_code)]
 
 pub mod addr;
+pub mod bits;
+pub mod chip;
 pub mod device;
+pub mod format;
 #[cfg(feature = "alloc")]
 pub mod storage;
