@@ -9,3 +9,4 @@ pub mod device;
 pub mod format;
 #[cfg(feature = "alloc")]
 pub mod storage;
+pub mod walk;
