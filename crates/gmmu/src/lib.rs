@@ -14,4 +14,6 @@ pub mod regs;
 #[cfg(feature = "alloc")]
 pub mod storage;
 pub mod tlb;
+#[cfg(feature = "alloc")]
+pub mod va;
 pub mod walk;
