@@ -1,6 +1,24 @@
 //! One gap between two ranges, and what fits into it.
 
 use super::request::Wish;
+use crate::addr::PageSize;
+
+/// How many sizes of a gap the tree keeps.
+pub(super) const KINDS: usize = 4;
+
+/// Sizes of a gap, each from the first multiple of a page size of [`UNITS`] on: a wish with that alignment fits if and
+/// only if it is not longer.
+pub(super) type Sizes = [u64; KINDS];
+
+/// The alignments for which the tree keeps sizes: those that page sizes ask for.
+const UNITS: [u64; KINDS] =
+    [PageSize::Size4K.bytes(), PageSize::Size64K.bytes(), PageSize::Size2M.bytes(), PageSize::Size512M.bytes()];
+
+/// The kind of size by which gaps for `align` are sought: exact for the alignments in [`UNITS`], else that of the next
+/// smaller one, which all gaps that fit have too.
+pub(super) fn kind_for(align: u64) -> usize {
+    UNITS.iter().rposition(|unit| *unit <= align).unwrap_or(0)
+}
 
 /// A neighbour as a gap sees it: the address where it ends or starts, and how far `find` has to stay away from it.
 /// Where the address space itself ends, that is the address, and nothing has to stay away.
@@ -37,6 +55,24 @@ impl Gap {
         let (from, to) = self.usable(wish.guard);
         let start = to.min(hi).checked_sub(wish.bytes)? & !wish.align.wrapping_sub(1);
         (start >= from.max(lo)).then_some(start)
+    }
+
+    /// The size of one kind, without a guard of the wish's own.
+    #[inline]
+    pub(super) fn size(&self, kind: usize) -> u64 {
+        let (from, to) = self.usable(0);
+        let mask = UNITS.get(kind).map_or(0, |unit| unit.wrapping_sub(1));
+        // No address above is a multiple: nothing fits. It must not look larger than the gap that it is a part of.
+        from.checked_add(mask).map_or(0, |up| to.saturating_sub(up & !mask))
+    }
+
+    /// All sizes.
+    pub(super) fn sizes(&self) -> Sizes {
+        let mut sizes = [0; KINDS];
+        for (kind, size) in sizes.iter_mut().enumerate() {
+            *size = self.size(kind);
+        }
+        sizes
     }
 
     /// How many bytes fit within `lo..hi`, whatever the alignment.
