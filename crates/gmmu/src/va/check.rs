@@ -1,7 +1,7 @@
 //! What must always hold in a tree.
 
 use super::node::{Leaf, Node, MIN, NONE, NO_GUARD};
-use super::tree::{Path, Pos, Tree, DEPTH};
+use super::tree::{Path, Pos, Tree};
 
 /// What was counted so far, and the last leaf with where it ends and how far one has to stay away from that.
 struct Seen {
@@ -33,7 +33,7 @@ impl<T> Tree<T> {
 
     /// Goes through all inner nodes: `path` holds, per depth, a node and the child to visit next.
     fn check_inners(&self, seen: &mut Seen) -> Result<(), &'static str> {
-        let mut path = Path { steps: [(NONE, 0); DEPTH], depth: self.depth, pos: Pos { leaf: NONE, slot: 0 } };
+        let mut path = Path::new(self.root, self.depth);
         path.set(0, self.root, 0);
         let mut depth = 0;
         loop {

@@ -1,6 +1,6 @@
 //! The nodes of the tree: leaves with ranges, inner nodes with what they know of their children.
 
-use super::gap::{Edge, Gap, Sizes, KINDS};
+use super::gap::{Edge, Gap, Size, Sizes, KINDS};
 use crate::addr::PAGE_BYTES;
 
 /// Most entries of a node.
@@ -36,7 +36,8 @@ pub(super) trait Node: Copy {
     fn is_full(&self) -> bool {
         self.len() >= FAN
     }
-    fn set_len(&mut self, len: usize);
+    /// Sets the number of items; those behind are as good as never written.
+    fn cut(&mut self, len: usize);
     fn item(&self, slot: usize) -> Option<Self::Item>;
     fn put(&mut self, slot: usize, item: Self::Item);
 }
@@ -60,8 +61,8 @@ pub(super) fn spread<N: Node>(left: &mut N, right: &mut N, keep: usize) {
             left.item(keep + slot).into_iter().for_each(|item| right.put(slot, item));
         }
     }
-    left.set_len(keep);
-    right.set_len((had + other).saturating_sub(keep));
+    left.cut(keep);
+    right.cut((had + other).saturating_sub(keep));
 }
 
 /// Makes a hole at `slot` of the first `len` values; there must be room for one more.
@@ -95,6 +96,7 @@ pub(super) struct Leaf {
     pub(super) prev: u32,
     pub(super) next: u32,
     len: u32,
+    /// `u64::MAX` where there is no range, so that a search need not know how many there are.
     end: [u64; FAN],
     start: [u64; FAN],
     /// Guard gap in pages, and where the value is.
@@ -113,7 +115,7 @@ impl Leaf {
             prev: NONE,
             next: NONE,
             len: 0,
-            end: [0; FAN],
+            end: [u64::MAX; FAN],
             start: [0; FAN],
             rest: [(0, 0); FAN],
         }
@@ -122,7 +124,7 @@ impl Leaf {
     /// The first range that ends behind `va`; the number of ranges where there is none.
     #[inline]
     pub(super) fn seek(&self, va: u64) -> usize {
-        count_up_to(&self.end, self.len(), va)
+        count_up_to(&self.end, va)
     }
 
     pub(super) fn end(&self, slot: usize) -> Option<u64> {
@@ -171,6 +173,17 @@ impl Leaf {
         Some(Gap { before: self.edge_before(slot), after: edge(start, self.rest.get(slot)?.0) })
     }
 
+    /// The ranges with at least `bytes` before them, guard gaps not counted, as bits.
+    #[inline]
+    pub(super) fn with(&self, bytes: u64) -> u32 {
+        let mut bits = u32::from(self.start[0].wrapping_sub(self.before) >= bytes);
+        let gaps = self.start.iter().skip(1).zip(&self.end).enumerate();
+        for (slot, (start, end)) in gaps {
+            bits |= u32::from(start.wrapping_sub(*end) >= bytes) << (slot + 1);
+        }
+        bits & !(u32::MAX << self.len)
+    }
+
     /// The sizes of the gap before a range; nothing where there is no range.
     pub(super) fn sizes(&self, slot: usize) -> Sizes {
         self.gap(slot).map_or([0; KINDS], |gap| gap.sizes())
@@ -182,7 +195,7 @@ impl Leaf {
         open(&mut self.start, len, slot);
         open(&mut self.rest, len, slot);
         self.put(slot, item);
-        self.set_len(len + 1);
+        self.len = self.len.saturating_add(1);
     }
 
     pub(super) fn remove(&mut self, slot: usize) {
@@ -190,11 +203,11 @@ impl Leaf {
         close(&mut self.end, len, slot);
         close(&mut self.start, len, slot);
         close(&mut self.rest, len, slot);
-        self.set_len(len.saturating_sub(1));
+        self.cut(len.saturating_sub(1));
     }
 
     /// The largest size of one kind of all gaps. Ends early at `known`, which is not to be exceeded.
-    pub(super) fn largest(&self, kind: usize, known: u64) -> u64 {
+    pub(super) fn largest(&self, kind: usize, known: Size) -> Size {
         let mut best = 0;
         for slot in 0..self.len() {
             best = best.max(self.gap(slot).map_or(0, |gap| gap.size(kind)));
@@ -208,7 +221,7 @@ impl Leaf {
     pub(super) fn row(&self, child: u32) -> Row {
         let mut sizes = [0; KINDS];
         for (kind, size) in sizes.iter_mut().enumerate() {
-            *size = self.largest(kind, u64::MAX);
+            *size = self.largest(kind, Size::MAX);
         }
         Row { child, last: self.last(), sizes }
     }
@@ -220,8 +233,9 @@ impl Node for Leaf {
     fn len(&self) -> usize {
         self.len as usize
     }
-    fn set_len(&mut self, len: usize) {
+    fn cut(&mut self, len: usize) {
         self.len = u32::try_from(len).unwrap_or(0);
+        self.end.iter_mut().skip(len).for_each(|end| *end = u64::MAX);
     }
     fn item(&self, slot: usize) -> Option<Item> {
         let (guard, value) = *self.rest.get(slot)?;
@@ -239,19 +253,21 @@ impl Node for Leaf {
 pub(super) struct Inner {
     len: u32,
     child: [u32; FAN],
+    /// `u64::MAX` where there is no child.
     last: [u64; FAN],
-    sizes: [[u64; FAN]; KINDS],
+    /// 0 where there is no child.
+    sizes: [[Size; FAN]; KINDS],
 }
 
 impl Inner {
     pub(super) const fn new() -> Self {
-        Self { len: 0, child: [NONE; FAN], last: [0; FAN], sizes: [[0; FAN]; KINDS] }
+        Self { len: 0, child: [NONE; FAN], last: [u64::MAX; FAN], sizes: [[0; FAN]; KINDS] }
     }
 
     /// The child with the first range that ends behind `va`; the last child where there is none.
     #[inline]
     pub(super) fn seek(&self, va: u64) -> usize {
-        count_up_to(&self.last, self.len().saturating_sub(1), va)
+        count_up_to(&self.last, va).min(self.len().saturating_sub(1))
     }
 
     #[inline]
@@ -259,15 +275,11 @@ impl Inner {
         self.child.get(slot).copied()
     }
 
-    /// The first child from `slot` on that has a gap of at least `bytes`.
-    pub(super) fn first_with(&self, kind: usize, bytes: u64, slot: usize) -> Option<usize> {
-        let sizes = self.sizes.get(kind)?.get(slot..self.len())?;
-        sizes.iter().position(|size| *size >= bytes).map(|at| at + slot)
-    }
-
-    /// The last child before `slot` that has a gap of at least `bytes`.
-    pub(super) fn last_with(&self, kind: usize, bytes: u64, slot: usize) -> Option<usize> {
-        self.sizes.get(kind)?.get(..slot.min(self.len()))?.iter().rposition(|size| *size >= bytes)
+    /// The children that have a gap of at least `size` pages, which is not 0, as bits.
+    #[inline]
+    pub(super) fn with(&self, kind: usize, size: Size) -> u32 {
+        let Some(sizes) = self.sizes.get(kind) else { return 0 };
+        sizes.iter().enumerate().fold(0, |bits, (slot, have)| bits | u32::from(*have >= size) << slot)
     }
 
     pub(super) fn sizes(&self, slot: usize) -> Sizes {
@@ -294,9 +306,9 @@ impl Inner {
         }
     }
 
-    pub(super) fn largest(&self, kind: usize) -> u64 {
-        let sizes = self.sizes.get(kind).and_then(|sizes| sizes.get(..self.len()));
-        sizes.and_then(|sizes| sizes.iter().copied().max()).unwrap_or(0)
+    #[inline]
+    pub(super) fn largest(&self, kind: usize) -> Size {
+        self.sizes.get(kind).map_or(0, |sizes| sizes.iter().fold(0, |best, size| best.max(*size)))
     }
 
     pub(super) fn insert(&mut self, slot: usize, row: Row) {
@@ -305,7 +317,7 @@ impl Inner {
         open(&mut self.last, len, slot);
         self.sizes.iter_mut().for_each(|sizes| open(sizes, len, slot));
         self.put(slot, row);
-        self.set_len(len + 1);
+        self.len = self.len.saturating_add(1);
     }
 
     pub(super) fn remove(&mut self, slot: usize) {
@@ -313,7 +325,7 @@ impl Inner {
         close(&mut self.child, len, slot);
         close(&mut self.last, len, slot);
         self.sizes.iter_mut().for_each(|sizes| close(sizes, len, slot));
-        self.set_len(len.saturating_sub(1));
+        self.cut(len.saturating_sub(1));
     }
 
     pub(super) fn row(&self, child: u32) -> Row {
@@ -331,8 +343,10 @@ impl Node for Inner {
     fn len(&self) -> usize {
         self.len as usize
     }
-    fn set_len(&mut self, len: usize) {
+    fn cut(&mut self, len: usize) {
         self.len = u32::try_from(len).unwrap_or(0);
+        self.last.iter_mut().skip(len).for_each(|last| *last = u64::MAX);
+        self.sizes.iter_mut().for_each(|sizes| sizes.iter_mut().skip(len).for_each(|size| *size = 0));
     }
     fn item(&self, slot: usize) -> Option<Row> {
         Some(Row { child: self.child(slot)?, last: self.last_of(slot), sizes: self.sizes(slot) })
@@ -343,8 +357,10 @@ impl Node for Inner {
     }
 }
 
-/// How many of the first `len` values, in order, are at most `limit`.
+/// How many values, in order, are at most `limit`. Always looks at all: a loop that ends early is mispredicted.
 #[inline]
-fn count_up_to(values: &[u64; FAN], len: usize, limit: u64) -> usize {
-    values.iter().take(len).filter(|value| **value <= limit).count()
+fn count_up_to(values: &[u64; FAN], limit: u64) -> usize {
+    // `u64::MAX` is no value but the lack of one.
+    let limit = limit.min(u64::MAX - 1);
+    values.iter().map(|value| usize::from(*value <= limit)).sum()
 }

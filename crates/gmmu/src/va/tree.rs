@@ -26,10 +26,17 @@ pub(super) struct Pos {
 pub(super) struct Path {
     pub(super) steps: [(u32, u32); DEPTH],
     pub(super) depth: usize,
+    /// How many of the steps a search has gone.
+    pub(super) depth_reached: usize,
     pub(super) pos: Pos,
 }
 
 impl Path {
+    /// The start of a way: `pos.leaf` is the node reached, at first the root.
+    pub(super) fn new(root: u32, depth: usize) -> Self {
+        Self { steps: [(NONE, 0); DEPTH], depth, depth_reached: 0, pos: Pos { leaf: root, slot: 0 } }
+    }
+
     pub(super) fn step(&self, depth: usize) -> Option<(u32, usize)> {
         self.steps.get(depth).map(|(node, slot)| (*node, *slot as usize))
     }
@@ -51,7 +58,7 @@ fn larger(mut one: Sizes, other: Sizes) -> Sizes {
 #[derive(Debug)]
 pub(super) struct Tree<T> {
     pub(super) limits: Range<u64>,
-    pub(super) leaves: Slab<Leaf, 16>,
+    pub(super) leaves: Slab<Leaf, 32>,
     pub(super) inners: Slab<Inner, 16>,
     values: Slab<T, 64>,
     /// A leaf where `depth` is 0; no node where there are no ranges.
@@ -122,7 +129,7 @@ impl<T> Tree<T> {
     /// The way to the first entry that ends behind `va`, or to the place behind the last entry of all. `None` where
     /// there are no entries.
     pub(super) fn descend(&self, va: u64) -> Option<Path> {
-        let mut path = Path { steps: [(NONE, 0); DEPTH], depth: self.depth, pos: Pos { leaf: self.root, slot: 0 } };
+        let mut path = Path::new(self.root, self.depth);
         for depth in 0..self.depth {
             let inner = self.inners.get(path.pos.leaf)?;
             let slot = inner.seek(va);
