@@ -57,6 +57,7 @@ pub mod sanitizer;
 mod graph;
 mod notes;
 mod sizes;
+mod watch;
 
 pub use chip::{ChipModel, MmuVersion};
 pub use counts::Counts;
@@ -66,3 +67,4 @@ pub use gpu::{Bus, Config, ConfigError, Gpu, Peek};
 pub use memory::Space;
 pub use mmu::Translated;
 pub use sanitizer::{Finding, Rule, Severity};
+pub use watch::{Notes, Watched};
