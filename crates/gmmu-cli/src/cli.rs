@@ -1,0 +1,52 @@
+//! The command line: what every command has in common, and the list of commands.
+//!
+//! A new command is one file in `cmd`, one variant here, and one line in [`Command::run`].
+
+use clap::{Parser, Subcommand};
+
+use crate::cmd;
+use crate::console::{Color, Console};
+use crate::exit::Outcome;
+
+/// Builds, walks, checks and explains the page tables of NVIDIA GPUs.
+#[derive(Debug, Parser)]
+#[command(name = "gmmu", version, about, after_help = EXIT_CODES, max_term_width = 100, disable_help_subcommand = true)]
+pub struct Cli {
+    /// Print one JSON object instead of text
+    #[arg(long, global = true, help_heading = "Output")]
+    pub json: bool,
+
+    /// When to use colour
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", help_heading = "Output")]
+    pub color: Color,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Numbers: 0x1f00, 7936, 0x725f_fb800000, 64K 2M 96G (powers of 1024). Ranges: 0x1000..0x3000, 0x1000+8K.
+Memory: vram:0x1000, sys-coh:0x1000, sys-ncoh:0x1000, peer3:0x1000.
+
+Exit codes: 0 done, 1 the answer is no (unmapped, findings, differences, nothing understood, cut short),
+2 usage, 3 input or I/O, 4 access refused, 5 the device looks dead.";
+
+/// The commands, one module of [`cmd`] each.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Explain MMU faults: Xid 31 and nouveau's lines, alone or in whole logs
+    Fault(cmd::fault::Args),
+}
+
+impl Command {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// The failure that ends the program.
+    pub fn run(&self, console: &mut Console<'_>) -> Outcome {
+        match self {
+            Self::Fault(args) => cmd::fault::run(args, console),
+        }
+    }
+}

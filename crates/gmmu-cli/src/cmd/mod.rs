@@ -1,0 +1,3 @@
+//! The commands, one file each: its arguments, what it does, and what it shows.
+
+pub mod fault;
