@@ -6,7 +6,14 @@ pub mod addr;
 pub mod bits;
 pub mod chip;
 pub mod device;
+pub mod fb;
 pub mod format;
+pub mod mmio;
+pub mod pramin;
+pub mod regs;
 #[cfg(feature = "alloc")]
 pub mod storage;
+pub mod tlb;
+#[cfg(feature = "alloc")]
+pub mod va;
 pub mod walk;

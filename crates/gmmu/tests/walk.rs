@@ -53,7 +53,9 @@ fn events<F: Format>(image: &mut Image, root: u64, view: View) -> (Vec<Event>, O
 
 /// A line for each entry of the space, neighbours merged, in the words of the JSON beside the image.
 fn ranges<F: Format>(image: &mut Image, root: u64) -> Vec<String> {
-    let (mut lines, mut open): (Vec<String>, Option<(u64, u64, String, String)>) = (Vec::new(), None);
+    let mut lines: Vec<String> = Vec::new();
+    // Start, end, first address of the memory, the rest of the line.
+    let mut open: Option<(u64, u64, String, String)> = None;
     let (events, error) = events::<F>(image, root, View::Translations);
     assert_eq!(error, None);
     for event in events {
