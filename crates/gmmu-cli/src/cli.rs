@@ -37,6 +37,10 @@ Exit codes: 0 done, 1 the answer is no (unmapped, findings, differences, nothing
 pub enum Command {
     /// Explain MMU faults: Xid 31 and nouveau's lines, alone or in whole logs
     Fault(cmd::fault::Args),
+    /// Take one page-table entry apart, field by field
+    Decode(cmd::decode::Args),
+    /// Put one page-table entry together
+    Encode(cmd::encode::Args),
 }
 
 impl Command {
@@ -47,6 +51,8 @@ impl Command {
     pub fn run(&self, console: &mut Console<'_>) -> Outcome {
         match self {
             Self::Fault(args) => cmd::fault::run(args, console),
+            Self::Decode(args) => cmd::decode::run(args, console),
+            Self::Encode(args) => cmd::encode::run(args, console),
         }
     }
 }

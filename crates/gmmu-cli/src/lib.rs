@@ -8,9 +8,11 @@
 pub mod cli;
 pub mod cmd;
 pub mod console;
+pub mod entry;
 pub mod exit;
 pub mod fault;
 pub mod files;
+pub mod format;
 pub mod notation;
 pub mod num;
 pub mod progress;

@@ -1,3 +1,5 @@
 //! The commands, one file each: its arguments, what it does, and what it shows.
 
+pub mod decode;
+pub mod encode;
 pub mod fault;
