@@ -5,6 +5,7 @@
 //! commands share: how they end, how they talk, and how they read numbers.
 #![forbid(unsafe_code)]
 
+pub mod bad;
 pub mod cli;
 pub mod cmd;
 pub mod console;
@@ -13,9 +14,13 @@ pub mod exit;
 pub mod fault;
 pub mod files;
 pub mod format;
+pub mod hole;
 pub mod notation;
 pub mod num;
 pub mod progress;
+pub mod ranges;
+pub mod scan;
+pub mod source;
 
 use std::ffi::OsString;
 

@@ -113,7 +113,10 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
 
 fn encode<F: Format>(args: &Args) -> Result<Vec<u64>, Failure> {
     check_options(args)?;
-    let refused = |error: EncodeError| Failure::usage(error);
+    let refused = |error: EncodeError| match args.to {
+        Some(Goal::Memory(to)) => Failure::usage(format_args!("{to}: {error}")),
+        _ => Failure::usage(error),
+    };
     if args.entry == Entry::Dual {
         let dual = Dual::Links { big: link(args.big, "--big")?, small: link(args.small, "--small")? };
         return F::encode_dual(&dual).map(Vec::from).map_err(refused);
