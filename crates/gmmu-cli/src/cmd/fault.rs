@@ -1,0 +1,103 @@
+//! `gmmu fault`: explains MMU faults that a driver logged.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use crate::console::Console;
+use crate::exit::{Exit, Failure, Outcome};
+use crate::fault::lines::for_each_line;
+use crate::fault::parse::{FAULTS_MAX, Log, Parser};
+use crate::fault::report::Report;
+
+const EXAMPLES: &str = "\
+Examples:
+  gmmu fault 'NVRM: Xid (PCI:0000:2b:00): 31, pid=1234, name=python, Ch 00000023, ...'
+  sudo dmesg | gmmu fault -
+  gmmu fault /var/log/kern.log.2.gz --json
+
+Exit code 1: nothing in the input is an MMU fault.";
+
+/// Arguments of `gmmu fault`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// A line of the kernel log, the name of a log file (.gz too), or - for stdin
+    #[arg(value_name = "LINE|FILE|-", allow_hyphen_values = true)]
+    input: Vec<String>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Input that cannot be read, or without a fault in it.
+pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
+    let log = read(args, console)?;
+    let lines = log.lines;
+    let report = Report::new(log);
+    if report.faults().is_empty() {
+        if console.json() {
+            console.show(&report)?;
+        }
+        return Err(nothing(lines));
+    }
+    console.show(&report)?;
+    if report.truncated() {
+        console.note(format_args!("the log holds more than {FAULTS_MAX} faults; the rest was not read"));
+        return Ok(Exit::Negative);
+    }
+    Ok(Exit::Done)
+}
+
+fn nothing(lines: u64) -> Failure {
+    let what = match lines {
+        0 => "the input is empty".to_owned(),
+        1 => "this line is no MMU fault".to_owned(),
+        _ => format!("none of the {lines} lines is an MMU fault"),
+    };
+    Failure::new(Exit::Negative, what).hint(
+        "such lines look like `NVRM: Xid (PCI:…): 31, … MMU Fault: ENGINE … faulted @ 0x…`, or with nouveau \
+         `fault 01 [VIRT_WRITE] at … engine …`",
+    )
+}
+
+fn read(args: &Args, console: &mut Console<'_>) -> Result<Log, Failure> {
+    // An unquoted line arrives in pieces.
+    let text = args.input.join(" ");
+    match text.as_str() {
+        "" if args.input.is_empty() && console.terminal().in_keyboard => Err(Failure::usage("nothing to explain")
+            .hint("give the line in quotes, the name of a log file, or - to read from stdin: `dmesg | gmmu fault -`")),
+        "-" => read_log("stdin", console.input()),
+        "" if args.input.is_empty() => read_log("stdin", console.input()),
+        line => match file(line) {
+            Some(path) => {
+                let file = File::open(path).map_err(|error| unreadable(line, &error))?;
+                if path.is_dir() {
+                    return Err(Failure::input(format_args!("{line}: is a directory")).hint("give a log file"));
+                }
+                read_log(line, file)
+            }
+            None => read_log("the line", line.as_bytes()),
+        },
+    }
+}
+
+/// The path that an argument names, if it is rather one than a line: it exists, or has a slash and no spaces.
+fn file(text: &str) -> Option<&Path> {
+    let path = Path::new(text);
+    let plausible = !text.contains("Fault") && !text.contains("fault ");
+    ((plausible && path.exists()) || (text.contains('/') && !text.contains(char::is_whitespace))).then_some(path)
+}
+
+fn read_log(name: &str, input: impl Read) -> Result<Log, Failure> {
+    let mut parser = Parser::default();
+    match for_each_line(input, |number, line| parser.line(number, line)) {
+        Ok(()) => Ok(parser.finish()),
+        Err(error) => Err(unreadable(name, &error)),
+    }
+}
+
+fn unreadable(name: &str, error: &io::Error) -> Failure {
+    let exit = if error.kind() == io::ErrorKind::PermissionDenied { Exit::Refused } else { Exit::Input };
+    Failure::new(exit, format_args!("{name}: cannot be read: {error}"))
+}

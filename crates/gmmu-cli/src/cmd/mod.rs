@@ -1,0 +1,8 @@
+//! The commands, one file each: its arguments, what it does, and what it shows.
+
+pub mod decode;
+pub mod dump;
+pub mod encode;
+pub mod fault;
+pub mod tree;
+pub mod walk;

@@ -1,0 +1,259 @@
+//! Faults in a log: line by line, with messages that were broken over several lines put together again.
+
+use std::collections::BTreeMap;
+
+use super::{Fault, nouveau, nvrm};
+use nvrm::Xid;
+
+/// Faults that are kept; a log with more is cut, and says so.
+pub const FAULTS_MAX: usize = 10_000;
+/// Lines that look like a fault but do not read, of which the numbers are kept.
+const PUZZLES_MAX: usize = 100;
+/// Lines that a broken message may go on for.
+const CONTINUATIONS_MAX: u32 = 3;
+
+/// What a log holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Log {
+    /// The faults, in the order of the log.
+    pub faults: Vec<Fault>,
+    /// How often each other Xid occurred.
+    pub other_xids: BTreeMap<u32, u64>,
+    /// Numbers of lines that begin like a fault but do not read.
+    pub puzzles: Vec<u64>,
+    /// Lines read.
+    pub lines: u64,
+    /// More than [`FAULTS_MAX`] faults: the rest was not read.
+    pub truncated: bool,
+}
+
+/// A message whose end has not been seen yet.
+#[derive(Debug)]
+struct Broken {
+    line: u64,
+    /// The text so far: once with the pieces put together by a space, once without, and all mixtures of that.
+    readings: Vec<String>,
+    continuations: u32,
+}
+
+/// Finds faults in lines.
+#[derive(Debug, Default)]
+pub struct Parser {
+    log: Log,
+    broken: Option<Broken>,
+}
+
+impl Parser {
+    /// Reads one line. False when no more are wanted.
+    pub fn line(&mut self, number: u64, line: &str) -> bool {
+        self.log.lines = number;
+        if let Some(broken) = self.broken.take() {
+            if begins_message(line) {
+                self.settle(broken);
+            } else if !self.go_on(broken, line) {
+                return !self.log.truncated;
+            }
+        }
+        if self.broken.is_none() {
+            self.fresh(number, line);
+        }
+        !self.log.truncated
+    }
+
+    /// What the log holds.
+    #[must_use]
+    pub fn finish(mut self) -> Log {
+        if let Some(broken) = self.broken.take() {
+            self.settle(broken);
+        }
+        self.log
+    }
+
+    fn fresh(&mut self, number: u64, line: &str) {
+        match read(line) {
+            Read::Fault(fault) if fault.complete => self.found(number, *fault),
+            Read::Other(xid) => *self.log.other_xids.entry(xid).or_default() += 1,
+            Read::Nothing => {}
+            // Half a message: the rest may be on the next line.
+            Read::Fault(_) | Read::Half => {
+                self.broken = Some(Broken { line: number, readings: vec![line.to_owned()], continuations: 0 });
+            }
+        }
+    }
+
+    /// Adds `line` to a broken message. True when `line` turned out to be no part of it.
+    fn go_on(&mut self, mut broken: Broken, line: &str) -> bool {
+        let piece = without_prefix(line);
+        let mut readings = Vec::with_capacity(broken.readings.len() * 2);
+        for text in &broken.readings {
+            readings.push(format!("{text} {piece}"));
+            readings.push(format!("{text}{piece}"));
+        }
+        for text in &readings {
+            if let Read::Fault(fault) = read(text)
+                && fault.complete
+            {
+                self.found(broken.line, *fault);
+                return false;
+            }
+        }
+        broken.continuations += 1;
+        if broken.continuations >= CONTINUATIONS_MAX {
+            self.settle(broken);
+            return true;
+        }
+        broken.readings.extend(readings);
+        // The shorter readings stay: a line that did not belong must not spoil what was there.
+        self.broken = Some(broken);
+        // Other messages in between are read for themselves.
+        if let Read::Other(xid) = read(line) {
+            *self.log.other_xids.entry(xid).or_default() += 1;
+        }
+        false
+    }
+
+    /// Takes what is there of a message that does not go on.
+    fn settle(&mut self, broken: Broken) {
+        let first = broken.readings.first().map_or(Read::Nothing, |text| read(text));
+        match first {
+            Read::Fault(fault) => self.found(broken.line, *fault),
+            Read::Half | Read::Other(_) | Read::Nothing => {
+                if self.log.puzzles.len() < PUZZLES_MAX {
+                    self.log.puzzles.push(broken.line);
+                }
+            }
+        }
+    }
+
+    fn found(&mut self, line: u64, mut fault: Fault) {
+        if self.log.faults.len() >= FAULTS_MAX {
+            self.log.truncated = true;
+            return;
+        }
+        fault.line = line;
+        self.log.faults.push(fault);
+    }
+}
+
+enum Read {
+    Fault(Box<Fault>),
+    Other(u32),
+    Half,
+    Nothing,
+}
+
+fn read(line: &str) -> Read {
+    match nvrm::parse(line) {
+        Some(Xid::Fault(fault)) => return Read::Fault(fault),
+        Some(Xid::Other(number)) => return Read::Other(number),
+        None => {}
+    }
+    match nouveau::parse(line) {
+        Some(fault) => Read::Fault(Box::new(fault)),
+        None if nouveau::may_begin(line) || begins_xid(line) => Read::Half,
+        None => Read::Nothing,
+    }
+}
+
+fn begins_xid(line: &str) -> bool {
+    line.contains("NVRM: Xid") || line.contains("MMU Fault: ENGINE")
+}
+
+fn begins_message(line: &str) -> bool {
+    line.contains("NVRM: ") || line.contains("nouveau ") || line.contains("Xid (")
+}
+
+/// A line without what a logger put in front of it: `Nov 22 14:32:01 host kernel: `, `[12345.678901] `.
+fn without_prefix(line: &str) -> &str {
+    let line = line.split_once("kernel: ").map_or(line, |(_, rest)| rest).trim_start();
+    let Some((stamp, rest)) = line.strip_prefix('[').and_then(|line| line.split_once(']')) else { return line };
+    let is_time = stamp.contains(['.', ':']) && stamp.contains(|c: char| c.is_ascii_digit());
+    if is_time { rest.trim_start() } else { line }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Kind, Source};
+    use super::*;
+    use proptest::prelude::*;
+
+    fn log(text: &str) -> Log {
+        let mut parser = Parser::default();
+        for (number, line) in (1..).zip(text.lines()) {
+            parser.line(number, line);
+        }
+        parser.finish()
+    }
+
+    const XID: &str = "NVRM: Xid (PCI:0000:2b:00): 31, pid=1234, name=python, Ch 00000023, intr 00000000. MMU Fault: \
+                       ENGINE GRAPHICS GPC6 GPCCLIENT_T1_13 faulted @ 0x6f17_04027000. Fault is of type FAULT_PDE \
+                       ACCESS_TYPE_VIRT_WRITE";
+    const NOUVEAU: &str = "nouveau 0000:01:00.0: fifo: fault 01 [VIRT_WRITE] at 0000000000510000 engine 40 [gr] client \
+                           13 [GPC1/T1_3] reason 02 [PTE] on channel 2 [00ff8b9000 Xorg[1087]]";
+
+    #[test]
+    fn a_log_keeps_order_and_counts_the_rest() {
+        let log = log(&format!(
+            "usb 1-1: new device\n{XID}\nNVRM: Xid (PCI:0000:2b:00): 43, Ch 00000023\n{NOUVEAU}\n\
+             NVRM: Xid (PCI:0000:2b:00): 43, Ch 00000024\n"
+        ));
+        let found: Vec<_> = log.faults.iter().map(|fault| (fault.line, fault.source)).collect();
+        assert_eq!(found, [(2, Source::Nvrm), (4, Source::Nouveau)]);
+        assert_eq!(log.other_xids, BTreeMap::from([(43, 2)]));
+        assert_eq!((log.lines, log.puzzles.len(), log.truncated), (5, 0, false));
+    }
+
+    #[test]
+    fn messages_broken_anywhere_are_put_together() {
+        for (message, stamp) in [(NOUVEAU, "[   12.345678] "), (XID, "Nov 22 14:32:01 host kernel: [  12.345678] ")] {
+            let whole = log(message).faults;
+            // The first break may only come where the message is recognised already.
+            for first in 40..message.len() {
+                let (a, rest) = message.split_at(first);
+                let broken = log(&format!("{stamp}{a}\n{stamp}{rest}\n"));
+                let (Some(fault), Some(wanted)) = (broken.faults.first(), whole.first()) else {
+                    assert!(first < 45, "broken at {first}: {broken:?}");
+                    continue;
+                };
+                assert_eq!((fault.va, fault.kind), (wanted.va, wanted.kind), "broken at {first}");
+            }
+        }
+        let three = NOUVEAU.replace(" engine", "\n[ 1.0] engine").replace(" reason", "\n[ 1.0] reason");
+        assert_eq!(log(&three).faults.first().and_then(|fault| fault.kind), Some(Kind::Pte));
+    }
+
+    #[test]
+    fn half_a_message_does_not_eat_the_next_one() {
+        let half = XID.split_at(110).0;
+        let log = log(&format!("{half}\n{XID}\n{half}\n"));
+        let complete: Vec<_> = log.faults.iter().map(|fault| fault.complete).collect();
+        assert_eq!(complete, [false, true, false]);
+    }
+
+    #[test]
+    fn what_looks_like_a_fault_but_is_none_is_named() {
+        assert_eq!(log("NVRM: Xid 31 happened\nall is well").puzzles, [1]);
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics(lines in proptest::collection::vec("\\PC{0,120}", 0..8)) {
+            log(&lines.join("\n"));
+        }
+
+        #[test]
+        fn damaged_messages_do_not_panic(
+            cuts in proptest::collection::vec((0usize..220, "[\\PC\\n]{0,6}"), 1..6),
+            nouveau: bool,
+        ) {
+            let mut text: Vec<char> = if nouveau { NOUVEAU } else { XID }.chars().collect();
+            for (at, piece) in cuts {
+                let at = at.min(text.len());
+                let end = (at + piece.len()).min(text.len());
+                text.splice(at..end, piece.chars());
+            }
+            let found = log(&text.into_iter().collect::<String>());
+            prop_assert!(found.faults.len() <= 8);
+        }
+    }
+}

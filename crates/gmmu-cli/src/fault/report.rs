@@ -1,0 +1,336 @@
+//! What was found in a log, for people and for programs.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use super::advice::{self, Suspect};
+use super::parse::Log;
+use super::units::{self, Role};
+use super::{Access, Fault, Kind, Operation, Source, address};
+use crate::console::{BAD, Console, FAINT, SCHEMA, STRONG, View};
+use crate::exit::Failure;
+use crate::notation::Address;
+
+/// Columns of the text.
+const WIDTH: usize = 80;
+/// Explanations that are printed in full; a log with more kinds of faults gets one line for each of the others.
+const FULL_MAX: usize = 8;
+
+/// All that `gmmu fault` says.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    schema: u32,
+    faults: Vec<Explained>,
+    other_xids: Vec<OtherXid>,
+    /// Numbers of lines that begin like a fault but do not read.
+    not_understood: Vec<u64>,
+    truncated: bool,
+}
+
+/// One fault with its explanation.
+#[derive(Clone, Debug, Serialize)]
+pub struct Explained {
+    source: Source,
+    line: u64,
+    gpu: Option<String>,
+    mig: Option<String>,
+    va: Option<Address>,
+    #[serde(rename = "type")]
+    kind: Option<Kind>,
+    access: Option<Access>,
+    engine: Option<String>,
+    client: Option<String>,
+    gpc: Option<u32>,
+    channel: Option<u32>,
+    instance: Option<Address>,
+    pid: Option<u32>,
+    name: Option<String>,
+    level: Option<&'static str>,
+    happened: String,
+    means: Option<&'static str>,
+    unit: Option<&'static str>,
+    address: Vec<String>,
+    suspect: Suspect,
+    usually: Vec<String>,
+    cannot_tell: Vec<String>,
+    next: Vec<String>,
+}
+
+/// Another Xid in the same log.
+#[derive(Debug, Serialize)]
+struct OtherXid {
+    xid: u32,
+    count: u64,
+    means: Option<&'static str>,
+}
+
+impl Report {
+    /// Explains what was found.
+    #[must_use]
+    pub fn new(log: Log) -> Self {
+        let other = |(xid, count)| OtherXid { xid, count, means: advice::other_xid(xid) };
+        Self {
+            schema: SCHEMA,
+            faults: log.faults.into_iter().map(Explained::new).collect(),
+            other_xids: log.other_xids.into_iter().map(other).collect(),
+            not_understood: log.puzzles,
+            truncated: log.truncated,
+        }
+    }
+
+    /// The faults.
+    #[must_use]
+    pub fn faults(&self) -> &[Explained] {
+        &self.faults
+    }
+
+    /// Whether the log had more faults than are kept.
+    #[must_use]
+    pub const fn truncated(&self) -> bool {
+        self.truncated
+    }
+}
+
+impl Explained {
+    fn new(fault: Fault) -> Self {
+        let meaning = fault.kind.map(Kind::meaning);
+        let unit = fault.client.as_deref().and_then(units::client).map(|(_, words)| words);
+        Self {
+            happened: happened(&fault),
+            level: meaning.map(|meaning| meaning.level),
+            means: meaning.map(|meaning| meaning.means),
+            unit,
+            address: fault.va.map(address::remarks).unwrap_or_default(),
+            suspect: advice::suspect(&fault),
+            usually: advice::usually(&fault),
+            cannot_tell: advice::cannot_tell(&fault),
+            next: advice::next(&fault),
+            source: fault.source,
+            line: fault.line,
+            gpu: fault.gpu,
+            mig: fault.mig,
+            va: fault.va.map(Address),
+            kind: fault.kind,
+            access: fault.access,
+            engine: fault.engine,
+            client: fault.client,
+            gpc: fault.gpc,
+            channel: fault.channel,
+            instance: fault.instance.map(Address),
+            pid: fault.pid,
+            name: fault.name,
+        }
+    }
+
+    /// What makes two faults the same story: all but the line, the address and the number of the unit.
+    fn story(&self) -> String {
+        let client = self.client.as_deref().unwrap_or_default().trim_end_matches(|c: char| c.is_ascii_digit());
+        format!(
+            "{:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {client}",
+            self.source, self.gpu, self.mig, self.pid, self.name, self.kind, self.access, self.engine
+        )
+    }
+}
+
+/// One sentence: who did what, and why it failed.
+fn happened(fault: &Fault) -> String {
+    let who = match units::role(fault) {
+        Role::Shader => "A kernel or shader",
+        Role::Graphics => "The graphics pipeline",
+        Role::Copy => "A copy engine",
+        Role::Commands => "The unit that fetches commands",
+        Role::Context => "The context switch unit",
+        Role::Video => "A video engine",
+        Role::Display => "The display",
+        Role::Cpu => "The CPU, through a BAR of the card,",
+        Role::Firmware => "Firmware of the card",
+        Role::Profiling => "The performance counters",
+        Role::Unknown => "The GPU",
+    };
+    let did = match fault.access.map(|access| access.operation) {
+        Some(Operation::Read) => "read from",
+        Some(Operation::Write) => "wrote to",
+        Some(Operation::Atomic) => "did an atomic on",
+        Some(Operation::Prefetch) => "prefetched from",
+        Some(Operation::Unrecognized) | None => "accessed",
+    };
+    let physical = if fault.access.is_some_and(|access| access.physical) { "the physical address " } else { "" };
+    let whereto =
+        fault.va.map_or_else(|| "an address that is not in the line".to_owned(), |va| Address(va).to_string());
+    let but = fault.kind.map_or("the line does not say why it failed", |kind| kind.meaning().but);
+    format!("{who} {did} {physical}{whereto}, but {but}.")
+}
+
+impl View for Report {
+    fn text(&self, console: &mut Console<'_>) -> Result<(), Failure> {
+        let groups = self.groups();
+        for (number, group) in groups.iter().take(FULL_MAX).enumerate() {
+            if number > 0 {
+                console.line(format_args!(""))?;
+            }
+            full(group, console)?;
+        }
+        if groups.len() > FULL_MAX {
+            console.line(format_args!("\n{STRONG}And {} more:{STRONG:#}", groups.len() - FULL_MAX))?;
+            for group in groups.iter().skip(FULL_MAX) {
+                if let Some(first) = group.first() {
+                    console.line(format_args!("  line {}: {}{}", first.line, first.happened, times(group)))?;
+                }
+            }
+        }
+        if !self.other_xids.is_empty() {
+            console.line(format_args!("\n{STRONG}Also in this log{STRONG:#}"))?;
+            for other in &self.other_xids {
+                let means = other.means.unwrap_or("see NVIDIA's list of Xid errors");
+                block(console, "", &format!("Xid {}, {}: {means}", other.xid, count(other.count)))?;
+            }
+        }
+        for line in &self.not_understood {
+            console.note(format_args!("line {line} begins like a fault, but does not read"));
+        }
+        Ok(())
+    }
+}
+
+impl Report {
+    /// Faults that tell the same story, in the order of their first lines.
+    fn groups(&self) -> Vec<Vec<&Explained>> {
+        let mut places = HashMap::new();
+        let mut groups: Vec<Vec<&Explained>> = Vec::new();
+        for fault in &self.faults {
+            let place = *places.entry(fault.story()).or_insert(groups.len());
+            match groups.get_mut(place) {
+                Some(group) => group.push(fault),
+                None => groups.push(vec![fault]),
+            }
+        }
+        groups
+    }
+}
+
+fn full(group: &[&Explained], console: &mut Console<'_>) -> Result<(), Failure> {
+    let Some(first) = group.first() else { return Ok(()) };
+    for line in wrapped(&first.happened, WIDTH) {
+        console.line(format_args!("{BAD}{line}{BAD:#}"))?;
+    }
+    console.line(format_args!(""))?;
+    for (key, value) in facts(first) {
+        block(console, key, &value)?;
+    }
+    repeats(group, console)?;
+    if let Some(means) = first.means {
+        console.line(format_args!(""))?;
+        block(console, "level", means)?;
+    }
+    list(console, "Usually", &first.usually, false)?;
+    list(console, "This line cannot tell", &first.cannot_tell, false)?;
+    list(console, "Next", &first.next, true)
+}
+
+/// What the line says, part by part.
+fn facts(fault: &Explained) -> Vec<(&'static str, String)> {
+    let mut facts = Vec::new();
+    let driver = match fault.source {
+        Source::Nvrm => "Xid 31 of NVIDIA's driver",
+        Source::Nouveau => "a fault line of nouveau",
+    };
+    let kind = fault.kind.map_or("no fault type", Kind::name);
+    let access = fault.access.map(|access| format!(", {}", access.name())).unwrap_or_default();
+    facts.push(("fault", format!("{kind}{access} ({driver}, line {})", fault.line)));
+    if let Some(gpu) = &fault.gpu {
+        let mig = fault.mig.as_ref().map(|mig| format!(", MIG instance {mig}")).unwrap_or_default();
+        facts.push(("gpu", format!("{gpu}{mig}")));
+    }
+    if let Some(va) = fault.va {
+        let remarks = fault.address.iter().map(|remark| format!(" {remark}")).collect::<String>();
+        let stop = if remarks.is_empty() { "" } else { "." };
+        facts.push(("address", format!("{va} (the 4 KiB page){stop}{remarks}")));
+    }
+    if let Some(client) = &fault.client {
+        let gpc = fault.gpc.map(|gpc| format!(" of cluster GPC{gpc}")).unwrap_or_default();
+        let words = fault.unit.map(|unit| format!(": {unit}")).unwrap_or_default();
+        facts.push(("unit", format!("{client}{gpc}{words}")));
+    }
+    if let Some(engine) = &fault.engine {
+        let words = units::engine(engine).map(|(_, words)| format!(": {words}")).unwrap_or_default();
+        facts.push(("engine", format!("{engine}{words}")));
+    }
+    let process = match (&fault.name, fault.pid) {
+        (Some(name), Some(pid)) => Some(format!("{name}, pid {pid}")),
+        (Some(name), None) => Some(name.clone()),
+        (None, Some(pid)) => Some(format!("pid {pid}")),
+        (None, None) => None,
+    };
+    facts.extend(process.map(|process| ("process", process)));
+    if let Some(channel) = fault.channel {
+        let instance = fault.instance.map(|at| format!(", instance block {at}")).unwrap_or_default();
+        facts.push(("channel", format!("{channel:#x}{instance}")));
+    }
+    facts
+}
+
+/// How often the same thing happened, and where.
+fn repeats(group: &[&Explained], console: &mut Console<'_>) -> Result<(), Failure> {
+    if group.len() < 2 {
+        return Ok(());
+    }
+    let mut pages: Vec<Address> = group.iter().filter_map(|fault| fault.va).collect();
+    pages.sort_unstable();
+    pages.dedup();
+    let range = match (pages.first(), pages.last()) {
+        (Some(low), Some(high)) if low != high => format!(", {} pages from {low} to {high}", pages.len()),
+        _ => ", always at the same page".to_owned(),
+    };
+    let last = group.last().map_or(0, |fault| fault.line);
+    block(console, "again", &format!("{} in all, up to line {last}{range}", count(group.len() as u64)))
+}
+
+fn times(group: &[&Explained]) -> String {
+    if group.len() < 2 { String::new() } else { format!(" ({})", count(group.len() as u64)) }
+}
+
+fn count(count: u64) -> String {
+    if count == 1 { "once".to_owned() } else { format!("{count} times") }
+}
+
+fn list(console: &mut Console<'_>, title: &str, items: &[String], numbered: bool) -> Result<(), Failure> {
+    if items.is_empty() {
+        return Ok(());
+    }
+    console.line(format_args!("\n{STRONG}{title}{STRONG:#}"))?;
+    for (number, item) in (1..).zip(items) {
+        let mark = if numbered { format!("{number}.") } else { "-".to_owned() };
+        let indent = mark.len() + 3;
+        for (n, line) in wrapped(item, WIDTH - indent).iter().enumerate() {
+            let mark = if n == 0 { mark.as_str() } else { "" };
+            console.line(format_args!("  {mark:<width$}{line}", width = indent - 2))?;
+        }
+    }
+    Ok(())
+}
+
+/// A key, and a value that is wrapped beside it.
+fn block(console: &mut Console<'_>, key: &str, value: &str) -> Result<(), Failure> {
+    let indent = if key.is_empty() { 2 } else { 11 };
+    for (n, line) in wrapped(value, WIDTH - indent).iter().enumerate() {
+        let key = if n == 0 { key } else { "" };
+        console.line(format_args!("  {FAINT}{key:<width$}{FAINT:#}{line}", width = indent - 2))?;
+    }
+    Ok(())
+}
+
+/// `text` in lines of at most `width` characters, broken between words; a longer word stands alone.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}

@@ -1,0 +1,111 @@
+//! Files that are written whole or not at all: beside their place, and renamed into it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use crate::exit::{Exit, Failure};
+
+/// Writes `path` with `fill`. The old file stays as it is until the new one is complete on the disk; after a failure
+/// nothing is left behind.
+///
+/// # Errors
+/// What `fill` returns, or a failure that names the file.
+pub fn write_whole(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> Result<(), Failure>) -> Result<(), Failure> {
+    let (beside, file) = create_beside(path).map_err(|error| unwritable(path, &error))?;
+    let written = fill_and_sync(file, path, fill)
+        .and_then(|()| fs::rename(&beside, path).map_err(|error| unwritable(path, &error)));
+    if written.is_err() {
+        // The failure is reported; that the remains could not be removed would only hide it.
+        let _ = fs::remove_file(&beside);
+    }
+    written
+}
+
+fn fill_and_sync(
+    file: File,
+    path: &Path,
+    fill: impl FnOnce(&mut BufWriter<File>) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut writer = BufWriter::new(file);
+    fill(&mut writer)?;
+    let synced = writer.flush().and_then(|()| writer.get_ref().sync_all());
+    synced.map_err(|error| unwritable(path, &error))
+}
+
+/// The failure for a file that cannot be written; a missing permission has an exit code of its own.
+#[must_use]
+pub fn unwritable(path: &Path, error: &io::Error) -> Failure {
+    let exit = match error.kind() {
+        io::ErrorKind::PermissionDenied => Exit::Refused,
+        _ => Exit::Input,
+    };
+    Failure::new(exit, format_args!("{}: cannot be written: {error}", path.display()))
+}
+
+fn create_beside(path: &Path) -> io::Result<(PathBuf, File)> {
+    let Some(name) = path.file_name() else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "this is not the name of a file"));
+    };
+    if path.is_dir() {
+        return Err(io::Error::from(io::ErrorKind::IsADirectory));
+    }
+    let mut last = io::Error::from(io::ErrorKind::AlreadyExists);
+    for attempt in 0..16 {
+        let mut beside = std::ffi::OsString::from(".");
+        beside.push(name);
+        beside.push(format!(".{}.{attempt}.part", std::process::id()));
+        let beside = path.with_file_name(beside);
+        match OpenOptions::new().write(true).create_new(true).open(&beside) {
+            Ok(file) => return Ok((beside, file)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => last = error,
+            Err(error) => return Err(error),
+        }
+    }
+    Err(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("gmmu-files-{}-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).expect("a temporary folder");
+        folder
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).expect("the folder is there");
+        entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect()
+    }
+
+    #[test]
+    fn a_failure_leaves_the_old_file_and_nothing_else() {
+        let folder = folder("keeps");
+        let path = folder.join("image");
+        write_whole(&path, |file| Ok(file.write_all(b"old")?)).expect("writes");
+        let failed = write_whole(&path, |file| {
+            file.write_all(b"half")?;
+            Err(Failure::input("the model stopped"))
+        });
+        assert_eq!(failed, Err(Failure::input("the model stopped")));
+        assert_eq!(fs::read(&path).expect("reads"), b"old");
+        assert_eq!(names(&folder), ["image"]);
+        write_whole(&path, |file| Ok(file.write_all(b"new")?)).expect("writes");
+        assert_eq!(fs::read(&path).expect("reads"), b"new");
+        fs::remove_dir_all(folder).expect("removes");
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_named() {
+        let folder = folder("named");
+        let lost = write_whole(&folder.join("no/such/folder"), |_| Ok(())).expect_err("there is no such folder");
+        assert_eq!(lost.exit(), Exit::Input);
+        assert!(lost.what().contains("no/such/folder: cannot be written"), "{lost}");
+        assert!(write_whole(&folder, |_| Ok(())).is_err(), "a folder is no file");
+        assert!(names(&folder).is_empty());
+        fs::remove_dir_all(folder).expect("removes");
+    }
+}

@@ -1,0 +1,260 @@
+//! Sources: where the page tables come from that a command reads.
+
+pub mod image;
+
+use std::fmt;
+use std::path::PathBuf;
+
+use gmmu::addr::{SysAddr, TableAddr};
+use gmmu::chip::{CHIPS, Chip, PageSizes};
+use gmmu::device::{DeviceError, TableRead};
+use gmmu::format::{Format, MmuVersion};
+use gmmu::walk::{WalkError, Why};
+
+use crate::exit::Failure;
+use crate::format::Mmu;
+use crate::notation::table;
+use crate::num::{number, shown};
+use crate::with_format;
+use image::Image;
+
+const SOURCE: &str = "Source";
+
+/// The options of every command that reads page tables.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct SourceArgs {
+    /// Read a raw image of video memory
+    #[arg(long, value_name = "PATH", help_heading = SOURCE)]
+    pub file: Option<PathBuf>,
+
+    /// VRAM address of the image's first byte
+    #[arg(long, value_name = "ADDR", value_parser = number, default_value = "0", hide_default_value = true,
+          requires = "file", help_heading = SOURCE)]
+    pub base: u64,
+
+    /// Build a model after a script, and read that
+    #[arg(long, value_name = "FILE", help_heading = SOURCE)]
+    pub script: Option<PathBuf>,
+
+    /// Read a real card
+    #[arg(long, value_name = "BDF", help_heading = SOURCE)]
+    pub pci: Option<String>,
+
+    /// The chip that the image is of, such as gh100
+    #[arg(long, value_name = "CHIP", value_parser = chip, help_heading = SOURCE)]
+    pub chip: Option<&'static Chip>,
+
+    /// The format of its page tables, where the chip is not known
+    #[arg(long, help_heading = SOURCE)]
+    pub mmu: Option<Mmu>,
+
+    /// The top table: 0x10000, vram:0x10000 or sys:0x10000
+    #[arg(long, value_name = "ADDR", value_parser = table, conflicts_with = "inst", help_heading = SOURCE)]
+    pub root: Option<TableAddr>,
+
+    /// An instance block that names the top table
+    #[arg(long, value_name = "ADDR", value_parser = table, help_heading = SOURCE)]
+    pub inst: Option<TableAddr>,
+}
+
+/// Reads the name of a chip.
+///
+/// # Errors
+/// The names that there are.
+pub fn chip(name: &str) -> Result<&'static Chip, String> {
+    Chip::by_name(&name.to_ascii_lowercase()).ok_or_else(|| {
+        let names: Vec<_> = CHIPS.iter().map(|chip| chip.name).collect();
+        format!("{} is no chip that gmmu knows: {}", shown(name), names.join(" "))
+    })
+}
+
+/// Page tables that can be read: memory, the format, and where the top table is.
+#[derive(Debug)]
+pub struct Source {
+    /// The memory that the tables are in.
+    pub memory: Image,
+    /// The format of the tables.
+    pub mmu: MmuVersion,
+    /// The page sizes that the chip has.
+    pub sizes: PageSizes,
+    /// The top table.
+    pub root: TableAddr,
+}
+
+impl SourceArgs {
+    /// Whether a source was named.
+    #[must_use]
+    pub const fn any(&self) -> bool {
+        self.file.is_some() || self.script.is_some() || self.pci.is_some()
+    }
+
+    /// Opens the source.
+    ///
+    /// # Errors
+    /// Usage, where options are missing or do not fit together; input, where the image does not hold what they say.
+    pub fn open(&self) -> Result<Source, Failure> {
+        let path = self.only_file()?;
+        let (mmu, sizes) = self.format()?;
+        let place = match (self.root, self.inst) {
+            (None, None) => {
+                return Err(Failure::usage(format_args!("{}: where is the top table?", path.display()))
+                    .hint("give --root ADDR or --inst ADDR; `gmmu roots --file …` looks for likely ones"));
+            }
+            (Some(root), _) => Place::Root(root),
+            (None, Some(inst)) => Place::Instance(inst),
+        };
+        let mut memory = Image::open(path, self.base)?;
+        let root = match place {
+            Place::Root(root) => root,
+            Place::Instance(inst) => root_of_instance(&mut memory, inst)?,
+        };
+        with_format!(mmu, check_root(&mut memory, root))?;
+        Ok(Source { memory, mmu, sizes, root })
+    }
+
+    fn only_file(&self) -> Result<&PathBuf, Failure> {
+        const WAYS: &str = "read --file PATH (a raw image of video memory), --script FILE (a model after a script) or \
+                            --pci BDF (a real card)";
+        let named = [self.file.is_some(), self.script.is_some(), self.pci.is_some()];
+        if named.into_iter().filter(|&named| named).count() > 1 {
+            return Err(Failure::usage("more than one source").hint(WAYS));
+        }
+        match (&self.file, &self.script, &self.pci) {
+            (Some(path), ..) => Ok(path),
+            (None, Some(script), _) => Err(Failure::usage(format_args!(
+                "--script {}: this version of gmmu cannot read from a script yet",
+                script.display()
+            ))
+            .hint("write the model's memory with --vram-out, and read that with --file")),
+            (None, None, Some(bdf)) => {
+                Err(Failure::usage(format_args!("--pci {}: this version of gmmu cannot read cards yet", shown(bdf)))
+                    .hint("read an image of its memory with --file"))
+            }
+            (None, None, None) => Err(Failure::usage("no source to read page tables from").hint(WAYS)),
+        }
+    }
+
+    fn format(&self) -> Result<(MmuVersion, PageSizes), Failure> {
+        match (self.chip, self.mmu.map(MmuVersion::from)) {
+            (Some(chip), Some(mmu)) if chip.mmu != mmu => {
+                Err(Failure::usage(format_args!("--chip {} has MMU {}, not {mmu}", chip.name, chip.mmu)))
+            }
+            (Some(chip), _) => Ok((chip.mmu, chip.page_sizes)),
+            // Without a chip, every page size that the format has is taken as it is.
+            (None, Some(mmu)) => Ok((mmu, PageSizes::UP_TO_256G)),
+            (None, None) => Err(Failure::usage("a raw image does not say which format its page tables have")
+                .hint("give --chip CHIP, or --mmu v2 (Pascal to Ada) or --mmu v3 (Hopper, Blackwell)")),
+        }
+    }
+}
+
+enum Place {
+    Root(TableAddr),
+    Instance(TableAddr),
+}
+
+/// The top table that an instance block names (`NV_RAMIN_PAGE_DIR_BASE_*`).
+fn root_of_instance(memory: &mut Image, inst: TableAddr) -> Result<TableAddr, Failure> {
+    const PAGE_DIR_BASE: u64 = 0x200;
+    let place = inst.checked_add(PAGE_DIR_BASE).unwrap_or(inst);
+    let word = memory.read_word(place).map_err(|error| outside(memory, "the instance block", inst, error))?;
+    let at = word & !0xfff;
+    match word & 3 {
+        0 => Ok(TableAddr::vram(at)),
+        2 => Ok(TableAddr::SysCoherent(SysAddr::new(at))),
+        3 => Ok(TableAddr::SysNonCoherent(SysAddr::new(at))),
+        _ => Err(Failure::input(format_args!(
+            "the instance block {inst} is not bound: its word at {place} is {word:#018x}"
+        ))
+        .hint("give the top table itself with --root ADDR")),
+    }
+}
+
+/// Sees that all entries of the top table can be read.
+fn check_root<F: Format>(memory: &mut Image, root: TableAddr) -> Result<(), Failure> {
+    let Some(top) = F::LEVELS.first() else { return Ok(()) };
+    let mut word = [0];
+    for n in 0..top.entries() {
+        let at = root.checked_add(n * top.entry_bytes).unwrap_or(root);
+        memory.read_words(at, &mut word).map_err(|error| outside(memory, "the top table", root, error))?;
+    }
+    Ok(())
+}
+
+fn outside(memory: &mut Image, what: &str, at: TableAddr, error: DeviceError) -> Failure {
+    let covers = memory.covers();
+    let path = memory.path().display().to_string();
+    match error {
+        DeviceError::WrongAperture { .. } => {
+            Failure::input(format_args!("{path}: {what} {at} is in system memory, not in this image"))
+        }
+        DeviceError::OutOfRange { .. } => {
+            Failure::input(format_args!("{path}: {what} {at} is outside the image, which covers {covers}"))
+                .hint("--base ADDR says which VRAM address the first byte is")
+        }
+        DeviceError::Unaligned { alignment, .. } => Failure::input(format_args!(
+            "{path}: {what} {at} is not aligned to {alignment} bytes in the image, which covers {covers}"
+        )),
+        other => device(memory, other),
+    }
+}
+
+/// The failure for an image that could not be read any more.
+fn device(memory: &mut Image, error: DeviceError) -> Failure {
+    let path = memory.path().display().to_string();
+    match memory.take_error() {
+        Some(system) => Failure::input(format_args!("{path}: cannot be read: {system}")),
+        None => Failure::input(format_args!("{path}: {error}")),
+    }
+}
+
+impl Source {
+    /// The failure for a walk that could not go on.
+    pub fn failure(&mut self, error: WalkError) -> Failure {
+        match error {
+            WalkError::Device(error) => device(&mut self.memory, error),
+            WalkError::VaTooWide { .. } => Failure::usage(error).hint(format_args!(
+                "MMU {} has addresses up to {:#x}",
+                self.mmu,
+                self.va_end() - 1
+            )),
+            other => Failure::input(other),
+        }
+    }
+
+    /// The first address beyond the address space.
+    #[must_use]
+    pub const fn va_end(&self) -> u64 {
+        1 << self.mmu.va_bits()
+    }
+
+    /// How many tables a search may read: far more than an image of this size can hold, unless tables form a loop.
+    #[must_use]
+    pub const fn tables_max(&self) -> u64 {
+        const SPARE: u64 = 1 << 16;
+        SPARE + self.memory.bytes() / 1024
+    }
+
+    /// Why an entry is bad, as far as possible in terms of the image.
+    #[must_use]
+    pub fn why(&self, why: &Why) -> String {
+        let (what, error) = match why {
+            Why::TableUnreadable(error) => ("its table", error),
+            Why::Unreadable(error) => ("it", error),
+            other => return other.to_string(),
+        };
+        match error {
+            DeviceError::WrongAperture { at } => format!("{what} is in system memory, at {at}, not in this image"),
+            DeviceError::OutOfRange { at, .. } => {
+                format!("{what} is outside the image, at {at}; the image covers {}", self.memory.covers())
+            }
+            other => format!("{what} cannot be read: {other}"),
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MMU {}, top table {}", self.mmu, self.root)
+    }
+}
