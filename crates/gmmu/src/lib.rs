@@ -6,3 +6,5 @@ pub mod addr;
 pub mod device;
 #[cfg(feature = "alloc")]
 pub mod storage;
+#[cfg(feature = "alloc")]
+pub mod vram;
