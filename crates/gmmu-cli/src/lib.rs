@@ -21,6 +21,7 @@ pub mod num;
 pub mod progress;
 pub mod ranges;
 pub mod scan;
+pub mod script;
 pub mod source;
 
 use std::ffi::OsString;

@@ -139,6 +139,9 @@ fn run_on<F: Format>(args: &Args, console: &mut Console<'_>) -> Outcome {
     if let Some(path) = &args.vram_out {
         write_vram(machine.gpu(), path)?;
     }
+    if let Some(path) = &args.snapshot {
+        machine.snapshot(path, std::iter::once(("map", vmm.pdb())))?;
+    }
     if !args.keep {
         machine.gpu().reset_counts();
         unmap(&mut machine, &mut vmm, range.clone())?;
