@@ -22,6 +22,7 @@ pub mod progress;
 pub mod ranges;
 pub mod scan;
 pub mod script;
+pub mod snapshot;
 pub mod source;
 
 use std::ffi::OsString;

@@ -1,0 +1,119 @@
+//! Which words of memory belong to the page tables of some address spaces.
+
+use std::collections::{BTreeMap, HashSet};
+
+use gmmu::addr::{PAGE_BYTES, TableAddr};
+use gmmu::device::{DeviceError, TableRead};
+use gmmu::format::{BIG_TABLE, Dual, Format, Level, SMALL_TABLE};
+use gmmu::walk::{Cursor, Event, Is, Step, View, WalkError, Why};
+
+use super::{PageKey, SnapshotInfo};
+
+/// Most tables that a snapshot is made of: 16 GiB of them.
+const TABLES_MAX: u64 = 1 << 22;
+/// Words of a page.
+pub(super) const WORDS: u64 = PAGE_BYTES / 8;
+
+/// One bit for each word of a page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Mask([u64; 8]);
+
+impl Mask {
+    fn set(&mut self, word: u64) {
+        if let Some(bits) = usize::try_from(word / 64).ok().and_then(|n| self.0.get_mut(n)) {
+            *bits |= 1 << (word % 64);
+        }
+    }
+
+    fn has(&self, word: u64) -> bool {
+        usize::try_from(word / 64).ok().and_then(|n| self.0.get(n)).is_some_and(|bits| bits >> (word % 64) & 1 != 0)
+    }
+
+    /// The runs of words that belong to tables: first word and length.
+    pub(super) fn runs(&self) -> impl Iterator<Item = (usize, usize)> {
+        let mut next = 0;
+        std::iter::from_fn(move || {
+            let first = (next..WORDS).find(|&word| self.has(word))?;
+            let end = (first..WORDS).find(|&word| !self.has(word)).unwrap_or(WORDS);
+            next = end;
+            Some((usize::try_from(first).ok()?, usize::try_from(end - first).ok()?))
+        })
+    }
+}
+
+/// The pages that hold tables, and which words of them do.
+#[derive(Debug, Default)]
+pub(super) struct Tables {
+    pub(super) pages: BTreeMap<PageKey, Mask>,
+    seen: HashSet<(TableAddr, u32)>,
+}
+
+impl Tables {
+    /// How many tables there are. One that is used at two levels counts twice.
+    pub(super) fn count(&self) -> u64 {
+        self.seen.len() as u64
+    }
+
+    /// Finds the tables of every address space of `info`.
+    ///
+    /// # Errors
+    /// Those of the walk: the memory failed, or there are too many tables.
+    pub(super) fn find<F: Format>(info: &SnapshotInfo, memory: &mut impl TableRead) -> Result<Self, WalkError> {
+        let mut tables = Self::default();
+        for root in &info.roots {
+            let range = 0..1 << F::VA_BITS;
+            let mut cursor = Cursor::<F>::new(root.at, info.page_sizes(), range, View::Structure, TABLES_MAX)?;
+            while let Some(event) = cursor.next(memory)? {
+                match event {
+                    Event::Enter(table) => {
+                        if !tables.add(table.level, table.at) {
+                            cursor.skip();
+                        }
+                        if tables.count() > TABLES_MAX {
+                            return Err(WalkError::TooManyTables { limit: TABLES_MAX });
+                        }
+                    }
+                    Event::Entry { step, .. } => tables.add_half::<F>(memory, &step)?,
+                    Event::Leave { .. } => {}
+                }
+            }
+        }
+        Ok(tables)
+    }
+
+    /// Adds a table. False where it was there already.
+    fn add(&mut self, level: &Level, at: TableAddr) -> bool {
+        if !self.seen.insert((at, level.shift)) {
+            return false;
+        }
+        for n in 0..level.table_bytes() / 8 {
+            let word = at.with_raw(at.raw().wrapping_add(n * 8));
+            self.pages.entry(PageKey::of(word)).or_default().set(word.raw() % PAGE_BYTES / 8);
+        }
+        true
+    }
+
+    /// Of two tables under one entry one may be out of reach. The other may still be asked, and is kept.
+    fn add_half<F: Format>(&mut self, memory: &mut impl TableRead, step: &Step) -> Result<(), WalkError> {
+        let Is::Bad(Why::TableUnreadable(_)) = step.is else { return Ok(()) };
+        if step.level.entry_bytes != 16 {
+            return Ok(());
+        }
+        let Ok(Dual::Links { big, small }) = F::decode_dual(step.raw) else { return Ok(()) };
+        for (level, link) in [(&BIG_TABLE, big), (&SMALL_TABLE, small)] {
+            let Some(at) = link.to() else { continue };
+            let mut words = [0; 512];
+            let bytes = usize::try_from(level.table_bytes() / 8).unwrap_or(words.len());
+            match memory.read_words(at, words.get_mut(..bytes).unwrap_or_default()) {
+                Ok(()) => {
+                    self.add(level, at);
+                }
+                Err(
+                    DeviceError::OutOfRange { .. } | DeviceError::Unaligned { .. } | DeviceError::WrongAperture { .. },
+                ) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
