@@ -39,14 +39,14 @@ fn build(gpu: &mut Gpu, leaf_tables: u64) -> Result<(), DeviceError> {
     for table in 0..leaf_tables {
         let at = leaves + 4096 * table;
         gpu.note_table_taken(TableAddr::vram(at), 4096);
-        fill(gpu, at, 0x4000_0000 + (table << 21) | 0x601, 4096, 512)?;
+        fill(gpu, at, (0x4000_0000 + (table << 21)) | 0x601, 4096, 512)?;
     }
     for directory in 0..leaf_tables.div_ceil(256) {
         let at = pd0 + 4096 * directory;
         gpu.note_table_taken(TableAddr::vram(at), 4096);
         fill(gpu, at, 0, 0, 512)?;
         for entry in 0..256.min(leaf_tables - 256 * directory) {
-            fill(gpu, at + 16 * entry + 8, leaves + 4096 * (256 * directory + entry) | 0x12, 0, 1)?;
+            fill(gpu, at + 16 * entry + 8, (leaves + 4096 * (256 * directory + entry)) | 0x12, 0, 1)?;
         }
         fill(gpu, pd1 + 8 * directory, at | 0x12, 0, 1)?;
     }

@@ -60,12 +60,13 @@ fn step(gpu: &mut Gpu, state: &mut u64, v3: bool) -> u64 {
         _ => Client::Engine { pdb },
     };
     let va = if how % 16 == 0 { how } else { how >> 3 & ((1 << if v3 { 57 } else { 49 }) - 1) };
+    let low = (how & 0xffff_ffff) as u32;
     let offset = (what >> 8 & 0xff_fff8) as u32;
-    let in_window = 0x70_0000 + (how as u32 & 0xf_fff8);
+    let in_window = 0x70_0000 + (low & 0xf_fff8);
     match what % 16 {
         0..=4 => gpu.access(client, va, AccessKind::Atomic, false).map_or(1, |found| found.to.raw),
         5 => gpu.load32(client, va).map_or(2, u64::from),
-        6 => u64::from(gpu.store32(client, va, how as u32).is_ok()),
+        6 => u64::from(gpu.store32(client, va, low).is_ok()),
         7 | 8 => {
             let word = entry(state, v3);
             gpu.write(in_window, Width::W64, word).map_or(3, |()| 4)
@@ -81,9 +82,9 @@ fn step(gpu: &mut Gpu, state: &mut u64, v3: bool) -> u64 {
         11 => {
             // The invalidate, block and fault registers.
             let register = 0xb8_0000 + (what >> 8 & 0x3ffc) as u32;
-            gpu.write32(register, how as u32).map_or(9, |()| 10)
+            gpu.write32(register, low).map_or(9, |()| 10)
         }
-        12 => gpu.write32(0xb8_30b0, 1 << 31 | how as u32).map_or(11, |()| 12),
+        12 => gpu.write32(0xb8_30b0, 1 << 31 | low).map_or(11, |()| 12),
         13 => gpu.read32(0xb8_30b0).map_or(13, u64::from) + gpu.read(offset, Width::W64).unwrap_or(14),
         14 if how % 2 == 0 => {
             gpu.note_table_freed(pdb, how >> 50);
