@@ -104,6 +104,7 @@ impl Running {
             0 => PD4,
             code => code.min(PD4),
         };
+        model.epoch += 1;
         let Model { memory, tlb, decoder, .. } = model;
         tlb.forget(memory, decoder, pdb, hub_only, deepest);
         model.forget_sizes(pdb, hub_only, deepest);

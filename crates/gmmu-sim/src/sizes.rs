@@ -312,8 +312,9 @@ impl Model {
             let Some(root) = self.live(place).filter(|live| live.recent.is_some()).map(|live| live.root) else {
                 return false;
             };
-            let through_hub = self.roots.get(&root).is_some_and(|root| root.bar && !root.engine);
-            if pdb.is_some_and(|pdb| pdb != root) || hub_only && !through_hub {
+            // What no engine has used, only the hub can know.
+            let engine = self.roots.get(&root).is_none_or(|root| root.engine);
+            if pdb.is_some_and(|pdb| pdb != root) || hub_only && engine {
                 return true;
             }
             let kept = u8::MAX.checked_shl(u32::from(deepest) + 1).unwrap_or(0);

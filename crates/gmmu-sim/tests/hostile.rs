@@ -100,7 +100,7 @@ fn step(gpu: &mut Gpu, state: &mut u64, v3: bool) -> u64 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(24) })]
 
     #[test]
     fn garbage_is_survived(seed: u64, chip in prop::sample::select(vec!["tu102", "ga100", "gh100", "gb100"])) {

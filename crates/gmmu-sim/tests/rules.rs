@@ -162,6 +162,22 @@ fn a_root_goes_with_its_memory() {
 }
 
 #[test]
+fn a_forgotten_root_reaches_nothing() {
+    for chip in BOTH {
+        let mut driver = used_page(chip);
+        driver.gpu.forget_root(pdb());
+        driver.gpu.note_table_freed(TableAddr::vram(SMALL), 4096);
+        assert_eq!(driver.rules(), [Rule::TableFreedReachable], "caches keep what they have");
+        driver.invalidate(0);
+        driver.gpu.forget_root(pdb());
+        for table in [SMALL, PD0, PD1, PD2, PD3, ROOT] {
+            driver.gpu.note_table_freed(TableAddr::vram(table), 4096);
+        }
+        assert_eq!(driver.rules(), []);
+    }
+}
+
+#[test]
 fn a_table_taken_while_in_use() {
     let mut driver = used_page("gh100");
     driver.gpu.note_table_taken(TableAddr::vram(SMALL), 4096);
