@@ -14,9 +14,9 @@ pub enum Bus {
 /// What GPU to make. Two GPUs of equal configuration behave equally.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Lower-case name of the chip, one of [`Gpu::chips`].
+    /// Lower-case name of the chip, one of [`Gpu::chips`](crate::Gpu::chips).
     pub chip: String,
-    /// Video memory in bytes: a multiple of 1 MiB, at most [`ChipModel::vram_max`], and what the chip's size register
+    /// Video memory in bytes: a multiple of 1 MiB, at most [`ChipModel::vram_max`](crate::ChipModel::vram_max), and what the chip's size register
     /// can express.
     pub vram: u64,
     /// Width of the bus.
