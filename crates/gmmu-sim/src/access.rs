@@ -39,7 +39,7 @@ impl Model {
         let flat = Space::of(pdb).flat(pdb.raw());
         let context = self.tlb.context(class, flat);
         if !self.roots.contains_key(&flat) {
-            self.add_root(pdb);
+            self.see_root(pdb);
         }
         if let Some(root) = self.roots.get_mut(&flat) {
             root.engine |= class == Class::Gpc;

@@ -56,12 +56,20 @@ pub(crate) struct Live {
 }
 
 impl Model {
+    /// Makes a root known that an access or an invalidate names. One that was given back stays forgotten: a last
+    /// invalidate may well come after that.
+    pub(crate) fn see_root(&mut self, pdb: TableAddr) {
+        let cell = self.memory.find(Space::of(pdb).flat(pdb.raw()));
+        if !cell.is_some_and(|cell| self.memory.cell(cell).freed) {
+            self.add_root(pdb);
+        }
+    }
+
     /// Makes a root known.
     pub(crate) fn add_root(&mut self, pdb: TableAddr) {
         let at = pdb.with_raw(pdb.raw() & !0xfff);
         let flat = Space::of(at).flat(at.raw());
-        let freed = self.memory.find(flat).is_some_and(|cell| self.memory.cell(cell).freed);
-        if self.roots.contains_key(&flat) || freed || !self.memory.holds(Space::of(at), at.raw()) {
+        if self.roots.contains_key(&flat) || !self.memory.holds(Space::of(at), at.raw()) {
             return;
         }
         self.roots.insert(flat, Root::default());

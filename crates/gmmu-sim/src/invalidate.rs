@@ -71,7 +71,7 @@ impl Invalidate {
                 if value & TRIGGER != 0 {
                     let pdb = self.named();
                     if value & ALL_PDB == 0 {
-                        model.add_root(pdb);
+                        model.see_root(pdb);
                     }
                     self.running = Some(Running { command: value, pdb, polls });
                     return true;

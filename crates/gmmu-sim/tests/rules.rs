@@ -158,6 +158,11 @@ fn a_root_goes_with_its_memory() {
         driver.invalidate(0);
         driver.gpu.note_table_taken(TableAddr::vram(PD1), 4096);
         assert_eq!(driver.rules(), []);
+        // But the driver can, with the table below it that is fresh and unwritten by now.
+        driver.gpu.note_root(pdb());
+        assert_eq!(driver.rules(), [Rule::PublishedUninitialised]);
+        driver.gpu.note_table_freed(TableAddr::vram(PD2), 4096);
+        assert_eq!(driver.rules(), [Rule::TableFreedReachable]);
     }
 }
 
