@@ -4,27 +4,35 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use gmmu::format::MmuVersion;
+
+use super::walk::{self, WalkView};
 use crate::console::Console;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::fault::lines::for_each_line;
 use crate::fault::parse::{FAULTS_MAX, Log, Parser};
 use crate::fault::report::Report;
+use crate::source::{Source, SourceArgs};
 
 const EXAMPLES: &str = "\
 Examples:
   gmmu fault 'NVRM: Xid (PCI:0000:2b:00): 31, pid=1234, name=python, Ch 00000023, ...'
   sudo dmesg | gmmu fault -
   gmmu fault /var/log/kern.log.2.gz --json
+  gmmu fault 'NVRM: Xid ...' --file vram.img --chip gh100 --root 0x10000
 
-Exit code 1: nothing in the input is an MMU fault.";
+With a source, the walk of the address through its page tables is shown too. Exit code 1: nothing in the input is an MMU fault.";
 
 /// Arguments of `gmmu fault`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// A line of the kernel log, the name of a log file (.gz too), or - for stdin
-    #[arg(value_name = "LINE|FILE|-", allow_hyphen_values = true)]
+    #[arg(value_name = "LINE|FILE|-")]
     input: Vec<String>,
+
+    #[command(flatten)]
+    source: SourceArgs,
 }
 
 /// Runs the command.
@@ -34,12 +42,16 @@ pub struct Args {
 pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
     let log = read(args, console)?;
     let lines = log.lines;
-    let report = Report::new(log);
+    let mut report = Report::new(log);
     if report.faults().is_empty() {
         if console.json() {
             console.show(&report)?;
         }
         return Err(nothing(lines));
+    }
+    if args.source.any() {
+        let mut source = args.source.open()?;
+        report.add_walks(|va| look_up(&mut source, va))?;
     }
     console.show(&report)?;
     if report.truncated() {
@@ -47,6 +59,14 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
         return Ok(Exit::Negative);
     }
     Ok(Exit::Done)
+}
+
+/// The walk of a fault's address; none where the source has no such address.
+fn look_up(source: &mut Source, va: u64) -> Result<Option<WalkView>, Failure> {
+    // Drivers print 57-bit addresses with their sign; tables are indexed without it.
+    let signed = source.mmu == MmuVersion::V3 && va >> 56 == 0xff;
+    let va = if signed { va & (source.va_end() - 1) } else { va };
+    if va < source.va_end() { walk::look_up(source, va).map(Some) } else { Ok(None) }
 }
 
 fn nothing(lines: u64) -> Failure {

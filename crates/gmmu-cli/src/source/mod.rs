@@ -239,8 +239,8 @@ impl Source {
     #[must_use]
     pub fn why(&self, why: &Why) -> String {
         let (what, error) = match why {
-            Why::TableUnreadable(error) => ("its table", error),
-            Why::Unreadable(error) => ("it", error),
+            Why::TableUnreadable(error) => ("the table", error),
+            Why::Unreadable(error) => ("the entry", error),
             other => return other.to_string(),
         };
         match error {
