@@ -15,5 +15,8 @@ pub mod regs;
 pub mod storage;
 pub mod tlb;
 #[cfg(feature = "alloc")]
+mod tree;
+#[cfg(feature = "alloc")]
 pub mod va;
+pub mod vmm;
 pub mod walk;

@@ -50,7 +50,7 @@ fn invalid_is_not_no_space() {
     let space = space();
     let invalid = |request: VaRequest| match space.find(&request) {
         Err(VaError::InvalidRequest(why)) => why,
-        other => panic!("{other:?}"),
+        other => unreachable!("{other:?}"),
     };
     assert_eq!(invalid(VaRequest::new(0)), InvalidVa::Empty);
     assert_eq!(invalid(VaRequest::new(4097)), InvalidVa::Length);

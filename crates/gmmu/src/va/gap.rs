@@ -1,6 +1,34 @@
 //! One gap between two ranges, and what fits into it.
 
 use super::request::Wish;
+use crate::addr::{PageSize, PAGE_BYTES};
+
+/// How many sizes of a gap the tree keeps.
+pub(super) const KINDS: usize = 4;
+
+/// Sizes of a gap in pages, each from the first multiple of a page size of [`UNITS`] on: a wish with that alignment fits
+/// if and only if it is not longer. What is 8 TiB or more counts as that: 32 bits keep a node's sizes in one cache line,
+/// and the few gaps that large are looked at.
+pub(super) type Sizes = [Size; KINDS];
+
+/// A number of pages; signed, for that is what common processors compare many of at a time.
+pub(super) type Size = i32;
+
+/// `bytes` in pages, as far as a [`Size`] can say.
+#[inline]
+pub(super) fn pages(bytes: u64) -> Size {
+    Size::try_from(bytes / PAGE_BYTES).unwrap_or(Size::MAX)
+}
+
+/// The alignments for which the tree keeps sizes: those that page sizes ask for.
+const UNITS: [u64; KINDS] =
+    [PageSize::Size4K.bytes(), PageSize::Size64K.bytes(), PageSize::Size2M.bytes(), PageSize::Size512M.bytes()];
+
+/// The kind of size by which gaps for `align` are sought: exact for the alignments in [`UNITS`], else that of the next
+/// smaller one, which all gaps that fit have too.
+pub(super) fn kind_for(align: u64) -> usize {
+    UNITS.iter().rposition(|unit| *unit <= align).unwrap_or(0)
+}
 
 /// A neighbour as a gap sees it: the address where it ends or starts, and how far `find` has to stay away from it.
 /// Where the address space itself ends, that is the address, and nothing has to stay away.
@@ -39,10 +67,36 @@ impl Gap {
         (start >= from.max(lo)).then_some(start)
     }
 
+    /// The size of one kind, without a guard of the wish's own.
+    #[inline]
+    pub(super) fn size(&self, kind: usize) -> Size {
+        let (from, to) = self.usable(0);
+        UNITS.get(kind).map_or(0, |unit| size_from(from, to, *unit))
+    }
+
+    /// All sizes.
+    #[inline]
+    pub(super) fn sizes(&self) -> Sizes {
+        let (from, to) = self.usable(0);
+        UNITS.map(|unit| size_from(from, to, unit))
+    }
+
     /// How many bytes fit within `lo..hi`, whatever the alignment.
     pub(super) fn room(&self, guard: u64, lo: u64, hi: u64) -> u64 {
         let (from, to) = self.usable(guard);
         to.min(hi).saturating_sub(from.max(lo))
+    }
+}
+
+#[inline]
+fn size_from(from: u64, to: u64, unit: u64) -> Size {
+    let mask = unit.wrapping_sub(1);
+    // Where no address above is a multiple, nothing fits; it must not look larger than a gap that it is a part of.
+    let up = from.wrapping_add(mask) & !mask;
+    if up < from {
+        0
+    } else {
+        pages(to.saturating_sub(up))
     }
 }
 

@@ -9,8 +9,12 @@
 //! Address 0 and the rest of the first 2 MiB are not handed out by `find` unless asked for: a null pointer plus a small
 //! offset is to fault.
 
+mod check;
 mod gap;
+mod node;
 mod request;
+mod search;
+mod shape;
 mod tree;
 mod windows;
 
@@ -84,11 +88,11 @@ impl<T> VaSpace<T> {
     /// The addresses in which `request` may lie, before looking at what is free.
     fn bounds(&self, request: &VaRequest) -> Range<u64> {
         let null = if request.null || request.at.is_some() { 0 } else { NULL_GUARD_BYTES };
-        let lo = self.limits.start.max(request.within.start).max(null);
-        let hi = self.limits.end.min(request.within.end);
+        let lo = page_up(self.limits.start.max(request.within.start).max(null));
+        let hi = page_down(self.limits.end.min(request.within.end));
         match request.at {
             Some(at) if at >= lo => at..hi,
-            Some(_) => hi..hi,
+            Some(_) => 0..0,
             None => lo..hi,
         }
     }
@@ -96,10 +100,7 @@ impl<T> VaSpace<T> {
     fn place(&self, request: &VaRequest, wish: &Wish) -> Option<u64> {
         let bounds = self.bounds(request);
         if let Some(at) = request.at {
-            let hi = at.checked_add(wish.bytes)?;
-            // A single candidate: no page size is preferred.
-            let exact = Wish { align: PAGE_BYTES, ..*wish };
-            return if at == bounds.start && hi <= bounds.end { self.tree.lowest(&exact, at, hi) } else { None };
+            return (self.tree.room_from(wish.guard, bounds.start, bounds.end) >= wish.bytes).then_some(at);
         }
         match request.placement {
             Placement::Low => {
@@ -139,15 +140,14 @@ impl<T> VaSpace<T> {
     /// # Errors
     /// [`InsertError`], with the value. Nothing was changed.
     pub fn insert_guarded(&mut self, range: Range<u64>, guard: u64, value: T) -> Result<(), (InsertError, T)> {
-        match self.may_insert(&range, guard) {
-            Ok((next, guard)) => {
-                self.tree.insert(next, range, guard, value).map_err(|value| (InsertError::NoRoom, value))
-            }
+        match self.judge(&range, guard) {
+            Ok(guard) => self.tree.insert(range, guard, value),
             Err(why) => Err((why, value)),
         }
     }
 
-    fn may_insert(&self, range: &Range<u64>, guard: u64) -> Result<(Option<Pos>, u32), InsertError> {
+    /// Checks all of an insertion that can be judged without looking at the ranges; returns the guard gap in pages.
+    fn judge(&self, range: &Range<u64>, guard: u64) -> Result<u32, InsertError> {
         if range.start >= range.end {
             return Err(InsertError::Invalid(InvalidVa::Empty));
         }
@@ -157,23 +157,16 @@ impl<T> VaSpace<T> {
         if range.end % PAGE_BYTES != 0 {
             return Err(InsertError::Invalid(InvalidVa::Length));
         }
-        let guard = u32::try_from(guard.div_ceil(PAGE_BYTES)).map_err(|_| InsertError::Invalid(InvalidVa::Guard))?;
         if range.start < self.limits.start || range.end > self.limits.end {
             return Err(InsertError::OutOfLimits);
         }
-        let next = self.tree.seek(range.start);
-        match next.and_then(|pos| self.tree.range(pos)) {
-            Some(with) if with.start < range.end => Err(InsertError::Overlap { with }),
-            _ if !self.tree.has_room() => Err(InsertError::NoRoom),
-            _ => Ok((next, guard)),
-        }
+        let guard = u32::try_from(guard.div_ceil(PAGE_BYTES)).ok().filter(|pages| *pages != node::NO_GUARD);
+        guard.ok_or(InsertError::Invalid(InvalidVa::Guard))
     }
 
     /// Removes the live range that starts exactly at `start`; `None` where there is none.
     pub fn remove(&mut self, start: u64) -> Option<(Range<u64>, T)> {
-        let pos = self.tree.seek(start)?;
-        let range = self.tree.range(pos).filter(|range| range.start == start)?;
-        Some((range, self.tree.remove(pos)?))
+        self.tree.remove(start)
     }
 
     /// The live range that contains `va`.
@@ -240,17 +233,14 @@ impl<T> VaSpace<T> {
         if at % PAGE_BYTES != 0 {
             return Err(SplitError::Unaligned);
         }
-        let pos = self.tree.seek(at).ok_or(SplitError::NotInside)?;
-        let range = self.tree.range(pos).filter(|range| range.start < at).ok_or(SplitError::NotInside)?;
+        let inside = self.tree.seek(at).and_then(|pos| self.tree.range(pos)).is_some_and(|range| range.start < at);
+        if !inside {
+            return Err(SplitError::NotInside);
+        }
         if !self.tree.has_room() {
             return Err(SplitError::NoRoom);
         }
-        let guard = self.tree.guard(pos).unwrap_or(0);
-        let lower = self.tree.value_mut(pos).ok_or(SplitError::NotInside)?;
-        let upper = f(lower, at.saturating_sub(range.start));
-        self.tree.set_end(pos, at);
-        let next = self.tree.seek(at);
-        self.tree.insert(next, at..range.end, guard, upper).map_err(|_| SplitError::NoRoom)
+        self.tree.split(at, f).map_err(|NoMemory| SplitError::NoRoom)
     }
 
     /// Makes one of the two ranges that touch at `at`. `f` gets the value of the lower one, which stays, and that of the
@@ -262,13 +252,10 @@ impl<T> VaSpace<T> {
         if low.end != at || high.start != at {
             return false;
         }
-        let Some(value) = self.tree.remove(upper) else { return false };
-        // The removal may have moved entries.
-        if let Some(lower) = self.tree.seek(low.start) {
-            self.tree.set_end(lower, high.end);
-            if let Some(stays) = self.tree.value_mut(lower) {
-                f(stays, value);
-            }
+        let Some((_, value)) = self.tree.remove(at) else { return false };
+        self.tree.set_end(low.start, high.end);
+        if let Some((_, stays)) = self.get_mut(low.start) {
+            f(stays, value);
         }
         true
     }

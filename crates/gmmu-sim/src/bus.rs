@@ -1,0 +1,230 @@
+//! BAR0 as the bus sees it: counted accesses, the window, and the registers behind it.
+
+use crate::chip::{FbSize, Layout};
+use crate::gpu::{Bus, Gpu};
+use crate::pramin::Window;
+use crate::regs;
+use crate::store::{Origin, Source};
+use gmmu::device::{Bar0, Clock, DeviceError, Run, Width};
+
+/// Model time of a read: a round trip over the bus.
+const READ_NS: u64 = 500;
+/// Model time of a posted write.
+const WRITE_NS: u64 = 50;
+/// Model time of [`Clock::relax`].
+const RELAX_NS: u64 = 1000;
+
+/// Offset within the window, where a register offset lies in it.
+const fn in_window(offset: u32) -> Option<u32> {
+    if offset >= regs::PRAMIN && offset < regs::PRAMIN + regs::PRAMIN_BYTES {
+        Some(offset - regs::PRAMIN)
+    } else {
+        None
+    }
+}
+
+const fn mask(width: Width) -> u64 {
+    u64::MAX >> (64 - 8 * width.bytes())
+}
+
+impl Bar0 for Gpu {
+    fn read(&mut self, offset: u32, width: Width) -> Result<u64, DeviceError> {
+        regs::check(offset, width.bytes())?;
+        if width == Width::W64 && self.bus == Bus::Bits32 {
+            let low = self.read_once(offset, Width::W32);
+            return Ok(low | self.read_once(offset + 4, Width::W32) << 32);
+        }
+        Ok(self.read_once(offset, width))
+    }
+
+    fn write(&mut self, offset: u32, width: Width, value: u64) -> Result<(), DeviceError> {
+        regs::check(offset, width.bytes())?;
+        if width == Width::W64 && self.bus == Bus::Bits32 {
+            self.write_once(offset, Width::W32, value & 0xffff_ffff);
+            self.write_once(offset + 4, Width::W32, value >> 32);
+        } else {
+            self.write_once(offset, width, value & mask(width));
+        }
+        Ok(())
+    }
+
+    fn has_64bit(&self) -> bool {
+        self.bus == Bus::Bits64
+    }
+
+    fn write_run(&mut self, offset: u32, run: Run) -> Result<(), DeviceError> {
+        self.write_source(offset, Source::Run(run))
+    }
+
+    fn write_words(&mut self, offset: u32, words: &[u64]) -> Result<(), DeviceError> {
+        self.write_source(offset, Source::Words(words))
+    }
+}
+
+impl Clock for Gpu {
+    fn now_us(&mut self) -> u64 {
+        self.time_ns / 1000
+    }
+
+    fn relax(&mut self) {
+        self.time_ns = self.time_ns.saturating_add(RELAX_NS);
+    }
+}
+
+impl Gpu {
+    /// Stores a run as one piece where all of it goes through the window, else word by word.
+    fn write_source(&mut self, offset: u32, source: Source<'_>) -> Result<(), DeviceError> {
+        let words = source.len() as u64;
+        let room = in_window(offset).map_or(0, |at| u64::from((regs::PRAMIN_BYTES - at) / 8));
+        if words > room || offset % 8 != 0 || self.bus == Bus::Bits32 {
+            let mut at = offset;
+            for word in source.words() {
+                self.write(at, Width::W64, word)?;
+                at = at.saturating_add(8);
+            }
+            return Ok(());
+        }
+        self.counts.writes += words;
+        self.model.op += words;
+        self.time_ns = self.time_ns.saturating_add(words.saturating_mul(WRITE_NS));
+        if let Some((space, raw)) = self.window.place(self.chip, offset - regs::PRAMIN) {
+            self.model.store_words(Origin::Tables, space, raw, source);
+        }
+        Ok(())
+    }
+
+    fn read_once(&mut self, offset: u32, width: Width) -> u64 {
+        self.counts.reads += 1;
+        self.model.op += 1;
+        self.time_ns = self.time_ns.saturating_add(READ_NS);
+        if let Some(at) = in_window(offset) {
+            let mut bytes = [0xff; 8];
+            if let Some((space, raw)) = self.window.place(self.chip, at) {
+                self.model.memory.read(space, raw, &mut bytes);
+            }
+            return u64::from_le_bytes(bytes) & mask(width);
+        }
+        match width {
+            Width::W64 => u64::from(self.register(offset)) | u64::from(self.register(offset + 4)) << 32,
+            // A part of a register, as the 32-bit register bus delivers it.
+            _ => u64::from(self.register(offset & !3)) >> (8 * (offset & 3)) & mask(width),
+        }
+    }
+
+    fn write_once(&mut self, offset: u32, width: Width, value: u64) {
+        self.counts.writes += 1;
+        self.model.op += 1;
+        self.time_ns = self.time_ns.saturating_add(WRITE_NS);
+        if let Some(at) = in_window(offset) {
+            let Some((space, raw)) = self.window.place(self.chip, at) else { return };
+            if width == Width::W64 {
+                self.model.store_words(Origin::Tables, space, raw, Source::Words(&[value]));
+            } else {
+                let bytes = value.to_le_bytes();
+                let used = bytes.get(..width.bytes() as usize).unwrap_or_default();
+                self.model.store_bytes(Origin::Tables, space, raw, used);
+            }
+            return;
+        }
+        let low = (value & 0xffff_ffff) as u32;
+        match width {
+            Width::W64 => {
+                self.set_register(offset, low);
+                self.set_register(offset + 4, (value >> 32) as u32);
+            }
+            Width::W32 => self.set_register(offset, low),
+            // Registers take whole words only.
+            Width::W8 | Width::W16 => {}
+        }
+    }
+
+    fn register(&mut self, offset: u32) -> u32 {
+        if offset == Window::register(self.chip) {
+            return self.window.read();
+        }
+        if let Some(value) = self.bars.read(self.chip.layout, offset) {
+            return value;
+        }
+        match offset {
+            regs::BOOT_0 => self.chip.boot_0(),
+            regs::BOOT_42 => self.chip.boot_42(),
+            regs::LOCAL_MEMORY_RANGE if self.chip.fb_size == FbSize::LocalMemoryRange => self.fb_size,
+            regs::USABLE_FB_SIZE_IN_MB if self.chip.fb_size == FbSize::UsableMb => self.fb_size,
+            regs::GFW_BOOT => 0xff,
+            regs::GFW_BOOT_PLM | regs::MMU_LOCK_PLM => 0xff,
+            regs::WPR2_LO => 0x0fff_ffff,
+            regs::MMU_LOCK_LO => 0xffff_fff0,
+            regs::UFLUSH_FB_FLUSH | regs::XAL_FB_FLUSH | regs::XAL_FB_FLUSH_STATUS => {
+                self.flush.read(self.chip.layout, offset)
+            }
+            regs::INVALIDATE_PDB | regs::INVALIDATE_UPPER_PDB | regs::INVALIDATE => {
+                let has_scope = self.has_invalidate_scope();
+                self.invalidate.read(&mut self.model, offset, has_scope)
+            }
+            regs::FAULT_ADDR_LO..=regs::FAULT_INFO => self.last_fault_word(offset),
+            _ => match self.fault_buffer(offset) {
+                Some((buffer, register)) => buffer.read(register),
+                None => 0,
+            },
+        }
+    }
+
+    fn set_register(&mut self, offset: u32, value: u32) {
+        let chip = self.chip;
+        if offset == Window::register(chip) {
+            self.counts.window_moves += u64::from(self.window.write(chip, value));
+            return;
+        }
+        if self.bars.write(&mut self.model, (chip.layout, chip.mmu), (offset, value), self.bind_polls) {
+            return;
+        }
+        match offset {
+            regs::UFLUSH_FB_FLUSH => self.flush.write(chip.layout, value),
+            regs::INVALIDATE_PDB | regs::INVALIDATE_UPPER_PDB | regs::INVALIDATE => {
+                let started = self.invalidate.write(&mut self.model, offset, value, self.invalidate_polls);
+                self.counts.invalidates += u64::from(started);
+            }
+            _ => {
+                if let Some((buffer, register)) = self.fault_buffer(offset) {
+                    buffer.write(register, value);
+                }
+            }
+        }
+    }
+}
+
+impl<'a> Source<'a> {
+    fn words(self) -> impl Iterator<Item = u64> + use<'a> {
+        (0..self.len()).map(move |at| self.get(at))
+    }
+}
+
+/// The flush registers: memory is always in order here, so only the protocol is modelled.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Flush {
+    token: u32,
+    pending: bool,
+}
+
+impl Flush {
+    /// Up to Ada a flush is pending for one look; from Hopper on a read starts one, and it takes one look too.
+    fn read(&mut self, layout: Layout, offset: u32) -> u32 {
+        match (layout, offset) {
+            (Layout::Bus, regs::UFLUSH_FB_FLUSH) => u32::from(std::mem::take(&mut self.pending)),
+            (Layout::Xal, regs::XAL_FB_FLUSH) => {
+                self.token = (self.token + 1) & 0x7fff_ffff;
+                self.pending = true;
+                self.token
+            }
+            (Layout::Xal, regs::XAL_FB_FLUSH_STATUS) => {
+                let running = std::mem::take(&mut self.pending);
+                u32::from(running) << 31 | self.token.saturating_sub(u32::from(running))
+            }
+            _ => 0,
+        }
+    }
+
+    fn write(&mut self, layout: Layout, value: u32) {
+        self.pending = layout == Layout::Bus && value & 1 != 0;
+    }
+}

@@ -1,0 +1,48 @@
+//! The machine behind the registers: memory, caches, the known address spaces and the sanitizer's records.
+
+use crate::format::Decoder;
+use crate::graph::{Place, Root};
+use crate::memory::Memory;
+use crate::sanitizer::{Finding, Report, Rule};
+use crate::tlb::Tlb;
+use std::collections::BTreeMap;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Model {
+    pub(crate) memory: Memory,
+    pub(crate) tlb: Tlb,
+    pub(crate) decoder: Decoder,
+    pub(crate) report: Report,
+    /// Number of the current operation.
+    pub(crate) op: u64,
+    /// Roots by flat address.
+    pub(crate) roots: BTreeMap<u64, Root>,
+    /// Tables known to be reachable.
+    pub(crate) live: u32,
+    /// Directories in which some entry translated at a size that a cache may still hold.
+    pub(crate) recent: Vec<Place>,
+    /// Words that a store to leaf tables changed: (slot, word before). Kept for its memory.
+    pub(crate) changes: Vec<(u16, u64)>,
+}
+
+impl Model {
+    pub(crate) fn new(decoder: Decoder, vram_bytes: u64) -> Self {
+        Self {
+            memory: Memory::new(vram_bytes),
+            tlb: Tlb::default(),
+            decoder,
+            report: Report::default(),
+            op: 0,
+            roots: BTreeMap::new(),
+            live: 0,
+            recent: Vec::new(),
+            changes: Vec::new(),
+        }
+    }
+
+    /// A finding of the current operation, to be filled in.
+    pub(crate) fn finding(&self, rule: Rule, what: &'static str) -> Finding {
+        Finding::new(rule, self.op, what)
+    }
+}

@@ -1,0 +1,346 @@
+//! The mirror: the planner's own copy of the table structure, after all prepared jobs.
+//!
+//! It says which tables exist, where they are and what hangs below them, but not what the leaves map: that is
+//! [`va`](crate::va)'s to know. Nothing here touches hardware, and nothing is ever read back from it.
+
+use crate::addr::TableAddr;
+use crate::device::TablePool;
+use crate::format::{Format, Level, BIG_TABLE, SMALL_TABLE};
+use crate::storage::{List, NoMemory, Slab};
+use core::marker::PhantomData;
+
+/// Bytes that every directory takes, the small roots too: Blackwell reads whole cache lines of them.
+pub(crate) const DIRECTORY_BYTES: u64 = 4096;
+
+/// What hangs on a slot: an entry of a directory, or half of a dual entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Child {
+    Empty,
+    /// A large leaf. In a dual entry it stands in the big half.
+    Leaf,
+    /// A directory, by its number.
+    Directory(u32),
+    /// A leaf table, by its number.
+    Table(u32),
+}
+
+/// [`Child`] in four bytes: there are 512 of them in each directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Packed(u32);
+
+impl Packed {
+    const EMPTY: Self = Self(0);
+    const LEAF: u32 = 1;
+    const DIRECTORY: u32 = 2;
+    const TABLE: u32 = 3;
+
+    const fn of(child: Child) -> Self {
+        Self(match child {
+            Child::Empty => 0,
+            Child::Leaf => Self::LEAF,
+            Child::Directory(n) => n << 2 | Self::DIRECTORY,
+            Child::Table(n) => n << 2 | Self::TABLE,
+        })
+    }
+
+    const fn child(self) -> Child {
+        match self.0 & 3 {
+            0 => Child::Empty,
+            Self::LEAF => Child::Leaf,
+            Self::DIRECTORY => Child::Directory(self.0 >> 2),
+            _ => Child::Table(self.0 >> 2),
+        }
+    }
+}
+
+/// Which half of a dual entry, and so which kind of leaf table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Half {
+    Big,
+    Small,
+}
+
+impl Half {
+    pub(crate) const BOTH: [Self; 2] = [Self::Big, Self::Small];
+
+    /// The level of its leaf tables.
+    pub(crate) const fn level(self) -> &'static Level {
+        match self {
+            Self::Big => &BIG_TABLE,
+            Self::Small => &SMALL_TABLE,
+        }
+    }
+}
+
+/// A directory table.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    pub(crate) at: TableAddr,
+    children: [Packed; 512],
+    /// Number of the directory above; its own for the root.
+    parent: u32,
+    /// Its slot there.
+    slot: u16,
+    /// Slots that are not empty.
+    used: u16,
+    /// Whether an acknowledged job has linked it. Until then every job that needs it does.
+    pub(crate) linked: bool,
+}
+
+/// A table of 4K or 64K leaves.
+#[derive(Debug)]
+pub(crate) struct LeafTable {
+    pub(crate) at: TableAddr,
+    /// The job that brought it, by its sequence number.
+    pub(crate) made_by: u64,
+    /// Entries that map something.
+    pub(crate) used: u16,
+}
+
+/// A slot of a directory: where something hangs, or could.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) directory: u32,
+    pub(crate) slot: u16,
+}
+
+/// The tables of one address space.
+#[derive(Debug)]
+pub(crate) struct Tree<F> {
+    directories: Slab<Directory, 8>,
+    tables: Slab<LeafTable, 64>,
+    root: u32,
+    format: PhantomData<F>,
+}
+
+/// The last place in [`Format::LEVELS`]: the directories with dual entries.
+pub(crate) const fn dual_level<F: Format>() -> u8 {
+    // No format has more than six levels.
+    (F::LEVELS.len() - 1).to_le_bytes()[0]
+}
+
+/// The level at `n`, from the root down.
+pub(crate) fn level<F: Format>(n: u8) -> &'static Level {
+    F::LEVELS.get(usize::from(n)).unwrap_or(&SMALL_TABLE)
+}
+
+impl<F: Format> Tree<F> {
+    /// A tree of a root alone, which is linked by being the root.
+    pub(crate) fn new(at: TableAddr) -> Result<Self, NoMemory> {
+        let mut tree = Self { directories: Slab::new(), tables: Slab::new(), root: 0, format: PhantomData };
+        tree.directories.reserve(1)?;
+        tree.root = tree.insert_directory(at, Place { directory: 0, slot: 0 })?;
+        if let Some(root) = tree.directories.get_mut(tree.root) {
+            root.linked = true;
+        }
+        Ok(tree)
+    }
+
+    pub(crate) fn root(&self) -> u32 {
+        self.root
+    }
+
+    pub(crate) fn directory(&self, n: u32) -> Option<&Directory> {
+        self.directories.get(n)
+    }
+
+    pub(crate) fn table(&self, n: u32) -> Option<&LeafTable> {
+        self.tables.get(n)
+    }
+
+    pub(crate) fn table_mut(&mut self, n: u32) -> Option<&mut LeafTable> {
+        self.tables.get_mut(n)
+    }
+
+    /// Number of directories, the root included, and of leaf tables.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        (self.directories.len(), self.tables.len())
+    }
+
+    /// Bytes of heap, used or not.
+    pub(crate) fn footprint(&self) -> usize {
+        self.directories.footprint() + self.tables.footprint()
+    }
+
+    /// The directory of level `wanted` that translates `va`.
+    pub(crate) fn find(&self, wanted: u8, va: u64) -> Option<u32> {
+        let mut n = self.root;
+        for at in 0..wanted {
+            match self.child(Place { directory: n, slot: entry_slot::<F>(at, va) }) {
+                Child::Directory(next) => n = next,
+                Child::Empty | Child::Leaf | Child::Table(_) => return None,
+            }
+        }
+        Some(n)
+    }
+
+    /// What hangs on a slot.
+    pub(crate) fn child(&self, place: Place) -> Child {
+        let children = self.directories.get(place.directory).map(|directory| &directory.children);
+        children.and_then(|c| c.get(usize::from(place.slot))).map_or(Child::Empty, |packed| packed.child())
+    }
+
+    /// Hangs `child` on a slot and returns what hung there.
+    pub(crate) fn set(&mut self, place: Place, child: Child) -> Child {
+        let Some(directory) = self.directories.get_mut(place.directory) else { return Child::Empty };
+        let Some(slot) = directory.children.get_mut(usize::from(place.slot)) else { return Child::Empty };
+        let old = core::mem::replace(slot, Packed::of(child));
+        directory.used -= u16::from(old != Packed::EMPTY);
+        directory.used += u16::from(child != Child::Empty);
+        old.child()
+    }
+
+    /// Where the word of a slot is: 8 bytes each, the halves of a dual entry side by side.
+    pub(crate) fn word_at(&self, place: Place) -> Option<TableAddr> {
+        self.directories.get(place.directory)?.at.checked_add(u64::from(place.slot) * 8)
+    }
+
+    /// Where a directory hangs; `None` for the root.
+    pub(crate) fn parent(&self, n: u32) -> Option<Place> {
+        let directory = self.directories.get(n)?;
+        (n != self.root).then_some(Place { directory: directory.parent, slot: directory.slot })
+    }
+
+    /// Adds a directory at `place`, which is empty. Room for it is made here.
+    pub(crate) fn add_directory(&mut self, at: TableAddr, place: Place) -> Result<u32, NoMemory> {
+        self.directories.reserve(1)?;
+        let n = self.insert_directory(at, place)?;
+        self.set(place, Child::Directory(n));
+        Ok(n)
+    }
+
+    fn insert_directory(&mut self, at: TableAddr, place: Place) -> Result<u32, NoMemory> {
+        let children = [Packed::EMPTY; 512];
+        let Place { directory: parent, slot } = place;
+        let directory = Directory { at, children, parent, slot, used: 0, linked: false };
+        self.directories.insert_within(directory).map_err(|_| NoMemory)
+    }
+
+    /// Adds a leaf table at `place`, which is empty. Room for it is made here.
+    pub(crate) fn add_table(&mut self, at: TableAddr, made_by: u64, place: Place) -> Result<u32, NoMemory> {
+        self.tables.reserve(1)?;
+        let n = self.tables.insert_within(LeafTable { at, made_by, used: 0 }).map_err(|_| NoMemory)?;
+        self.set(place, Child::Table(n));
+        Ok(n)
+    }
+
+    /// Says that a job has linked this directory.
+    pub(crate) fn mark_linked(&mut self, n: u32) {
+        if let Some(directory) = self.directories.get_mut(n) {
+            directory.linked = true;
+        }
+    }
+
+    /// Gives the memory of a leaf table, or of a directory and all below it, back to the pool. It hangs nowhere any
+    /// more, and the GPU cannot reach it.
+    pub(crate) fn free<P: TablePool>(&mut self, child: Child, half: Half, pool: &mut P) {
+        match child {
+            Child::Empty | Child::Leaf => {}
+            Child::Table(n) => {
+                if let Some(table) = self.tables.remove(n) {
+                    pool.give(table.at, half.level().table_bytes());
+                }
+            }
+            Child::Directory(n) => {
+                // At most five levels deep: a directory never lies below itself.
+                for slot in 0..512 {
+                    let below = self.child(Place { directory: n, slot });
+                    let half = if slot % 2 == 0 { Half::Big } else { Half::Small };
+                    self.free(below, half, pool);
+                }
+                if let Some(directory) = self.directories.remove(n) {
+                    pool.give(directory.at, DIRECTORY_BYTES);
+                }
+            }
+        }
+    }
+
+    /// Takes away the directories on the way to `va` that nobody needs: empty, and never linked.
+    pub(crate) fn prune<P: TablePool>(&mut self, va: u64, pool: &mut P) {
+        let mut lowest = (0..=dual_level::<F>()).rev().find_map(|level| self.find(level, va));
+        while let Some(n) = lowest {
+            let Some(place) = self.parent(n) else { return };
+            match self.directories.get(n) {
+                Some(directory) if directory.used == 0 && !directory.linked => {}
+                _ => return,
+            }
+            let child = self.set(place, Child::Empty);
+            self.free(child, Half::Big, pool);
+            lowest = Some(place.directory);
+        }
+    }
+
+    /// Whether nothing below `child` maps anything.
+    pub(crate) fn is_empty_below(&self, child: Child) -> bool {
+        match child {
+            Child::Empty => true,
+            Child::Leaf => false,
+            Child::Table(n) => self.tables.get(n).is_none_or(|table| table.used == 0),
+            Child::Directory(n) => (0..512).all(|slot| self.is_empty_below(self.child(Place { directory: n, slot }))),
+        }
+    }
+
+    /// All tables with their level, for statistics and for giving everything back.
+    pub(crate) fn addresses(&self) -> Result<List<(TableAddr, u64)>, NoMemory> {
+        let mut list = List::new();
+        list.reserve_exact(self.directories.len() + self.tables.len())?;
+        for (_, directory) in self.directories.iter() {
+            list.push((directory.at, DIRECTORY_BYTES))?;
+            for (slot, packed) in directory.children.iter().enumerate() {
+                if let Child::Table(n) = packed.child() {
+                    let half = if slot % 2 == 0 { Half::Big } else { Half::Small };
+                    if let Some(table) = self.tables.get(n) {
+                        list.push((table.at, half.level().table_bytes()))?;
+                    }
+                }
+            }
+        }
+        Ok(list)
+    }
+}
+
+/// The slot for `va` in a directory of level `n`; of a dual entry, the big half.
+pub(crate) fn entry_slot<F: Format>(n: u8, va: u64) -> u16 {
+    let level = level::<F>(n);
+    let slot = level.index(va) * (level.entry_bytes / 8);
+    // At most 511.
+    u16::try_from(slot).unwrap_or(0)
+}
+
+/// The slot for `half` of the dual entry for `va`.
+pub(crate) fn half_slot<F: Format>(half: Half, va: u64) -> u16 {
+    let slot = entry_slot::<F>(dual_level::<F>(), va);
+    match half {
+        Half::Big => slot,
+        Half::Small => slot + 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::V3;
+
+    /// What the mirror may cost.
+    #[test]
+    fn a_leaf_table_takes_64_bytes_and_a_directory_2_5_kib_at_most() {
+        let (mut tables, mut directories) = (Slab::<LeafTable, 64>::new(), Slab::<Directory, 8>::new());
+        tables.reserve(64).expect("memory");
+        directories.reserve(8).expect("memory");
+        println!("{} and {} bytes", tables.footprint() / 64, directories.footprint() / 8);
+        assert!(tables.footprint() / 64 <= 64 && directories.footprint() / 8 <= 2560);
+    }
+
+    #[test]
+    fn children_survive_packing() {
+        for child in [Child::Empty, Child::Leaf, Child::Directory(0), Child::Directory(9), Child::Table(1 << 29)] {
+            assert_eq!(Packed::of(child).child(), child);
+        }
+    }
+
+    #[test]
+    fn slots_follow_the_geometry() {
+        assert_eq!(entry_slot::<V3>(0, 1 << 56), 1);
+        assert_eq!((half_slot::<V3>(Half::Big, 3 << 21), half_slot::<V3>(Half::Small, 3 << 21)), (6, 7));
+    }
+}

@@ -1,0 +1,366 @@
+//! The nodes of the tree: leaves with ranges, inner nodes with what they know of their children.
+
+use super::gap::{Edge, Gap, Size, Sizes, KINDS};
+use crate::addr::PAGE_BYTES;
+
+/// Most entries of a node.
+pub(super) const FAN: usize = 16;
+/// Fewest entries of a node that is not the root.
+pub(super) const MIN: usize = 6;
+/// No node.
+pub(super) const NONE: u32 = u32::MAX;
+/// In place of a guard gap: the end of the address space, which nothing has to stay away from.
+pub(super) const NO_GUARD: u32 = u32::MAX;
+
+/// A live range: its addresses, its guard gap in pages, and where its value is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Item {
+    pub(super) start: u64,
+    pub(super) end: u64,
+    pub(super) guard: u32,
+    pub(super) value: u32,
+}
+
+/// What a node knows of a child: where its last range ends, and the largest sizes of the gaps before its ranges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Row {
+    pub(super) child: u32,
+    pub(super) last: u64,
+    pub(super) sizes: Sizes,
+}
+
+/// What leaves and inner nodes have in common: up to [`FAN`] items in order.
+pub(super) trait Node: Copy {
+    type Item: Copy;
+    fn len(&self) -> usize;
+    fn is_full(&self) -> bool {
+        self.len() >= FAN
+    }
+    /// Sets the number of items; those behind are as good as never written.
+    fn cut(&mut self, len: usize);
+    fn item(&self, slot: usize) -> Option<Self::Item>;
+    fn put(&mut self, slot: usize, item: Self::Item);
+}
+
+/// Moves items between two neighbours until `left` has `keep` of them. Both must have room for what they get.
+pub(super) fn spread<N: Node>(left: &mut N, right: &mut N, keep: usize) {
+    let (had, other) = (left.len(), right.len());
+    if let Some(count) = keep.checked_sub(had) {
+        for slot in 0..count {
+            right.item(slot).into_iter().for_each(|item| left.put(had + slot, item));
+        }
+        for slot in count..other {
+            right.item(slot).into_iter().for_each(|item| right.put(slot - count, item));
+        }
+    } else {
+        let count = had - keep;
+        for slot in (0..other).rev() {
+            right.item(slot).into_iter().for_each(|item| right.put(slot + count, item));
+        }
+        for slot in 0..count {
+            left.item(keep + slot).into_iter().for_each(|item| right.put(slot, item));
+        }
+    }
+    left.cut(keep);
+    right.cut((had + other).saturating_sub(keep));
+}
+
+/// Makes a hole at `slot` of the first `len` values; there must be room for one more.
+fn open<X: Copy>(values: &mut [X; FAN], len: usize, slot: usize) {
+    if let Some(part) = values.get_mut(slot..=len) {
+        let moved = part.len().saturating_sub(1);
+        part.copy_within(..moved, 1);
+    }
+}
+
+/// Closes the hole at `slot` of the first `len` values.
+fn close<X: Copy>(values: &mut [X; FAN], len: usize, slot: usize) {
+    if let Some(part) = values.get_mut(slot..len).filter(|part| !part.is_empty()) {
+        part.copy_within(1.., 0);
+    }
+}
+
+fn set<X>(values: &mut [X; FAN], slot: usize, value: X) {
+    if let Some(place) = values.get_mut(slot) {
+        *place = value;
+    }
+}
+
+/// Ranges in order, each field in an array of its own: a search touches the ends alone.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Leaf {
+    /// Where the range before the first one ends, or the address space starts.
+    pub(super) before: u64,
+    /// That range's guard gap in pages, or [`NO_GUARD`].
+    pub(super) before_guard: u32,
+    pub(super) prev: u32,
+    pub(super) next: u32,
+    len: u32,
+    /// `u64::MAX` where there is no range, so that a search need not know how many there are.
+    end: [u64; FAN],
+    start: [u64; FAN],
+    /// Guard gap in pages, and where the value is.
+    rest: [(u32, u32); FAN],
+}
+
+fn edge(at: u64, guard: u32) -> Edge {
+    Edge { at, guard: if guard == NO_GUARD { None } else { Some(u64::from(guard) * PAGE_BYTES) } }
+}
+
+impl Leaf {
+    pub(super) const fn new(before: u64, before_guard: u32) -> Self {
+        Self {
+            before,
+            before_guard,
+            prev: NONE,
+            next: NONE,
+            len: 0,
+            end: [u64::MAX; FAN],
+            start: [0; FAN],
+            rest: [(0, 0); FAN],
+        }
+    }
+
+    /// The first range that ends behind `va`; the number of ranges where there is none.
+    #[inline]
+    pub(super) fn seek(&self, va: u64) -> usize {
+        count_up_to(&self.end, va)
+    }
+
+    pub(super) fn end(&self, slot: usize) -> Option<u64> {
+        self.end.get(..self.len())?.get(slot).copied()
+    }
+
+    pub(super) fn start(&self, slot: usize) -> Option<u64> {
+        self.start.get(..self.len())?.get(slot).copied()
+    }
+
+    pub(super) fn value(&self, slot: usize) -> Option<u32> {
+        self.rest.get(..self.len())?.get(slot).map(|rest| rest.1)
+    }
+
+    pub(super) fn set_end(&mut self, slot: usize, end: u64) {
+        set(&mut self.end, slot, end);
+    }
+
+    /// Where the last range ends.
+    pub(super) fn last(&self) -> u64 {
+        self.len().checked_sub(1).and_then(|slot| self.end(slot)).unwrap_or(self.before)
+    }
+
+    /// The edge that the last range gives to the gap behind it.
+    pub(super) fn last_edge(&self) -> Edge {
+        self.edge_before(self.len())
+    }
+
+    pub(super) fn last_guard(&self) -> u32 {
+        let last = self.len().checked_sub(1).and_then(|slot| self.rest.get(slot));
+        last.map_or(self.before_guard, |rest| rest.0)
+    }
+
+    #[inline]
+    fn edge_before(&self, slot: usize) -> Edge {
+        match slot.checked_sub(1).and_then(|slot| Some((self.end.get(slot)?, self.rest.get(slot)?))) {
+            Some((end, rest)) => edge(*end, rest.0),
+            None => edge(self.before, self.before_guard),
+        }
+    }
+
+    /// The gap before a range.
+    #[inline]
+    pub(super) fn gap(&self, slot: usize) -> Option<Gap> {
+        let start = self.start(slot)?;
+        Some(Gap { before: self.edge_before(slot), after: edge(start, self.rest.get(slot)?.0) })
+    }
+
+    /// The ranges with at least `bytes` before them, guard gaps not counted, as bits.
+    #[inline]
+    pub(super) fn with(&self, bytes: u64) -> u32 {
+        let mut bits = u32::from(self.start[0].wrapping_sub(self.before) >= bytes);
+        let gaps = self.start.iter().skip(1).zip(&self.end).enumerate();
+        for (slot, (start, end)) in gaps {
+            bits |= u32::from(start.wrapping_sub(*end) >= bytes) << (slot + 1);
+        }
+        bits & !(u32::MAX << self.len)
+    }
+
+    /// The sizes of the gap before a range; nothing where there is no range.
+    pub(super) fn sizes(&self, slot: usize) -> Sizes {
+        self.gap(slot).map_or([0; KINDS], |gap| gap.sizes())
+    }
+
+    pub(super) fn insert(&mut self, slot: usize, item: Item) {
+        let len = self.len();
+        open(&mut self.end, len, slot);
+        open(&mut self.start, len, slot);
+        open(&mut self.rest, len, slot);
+        self.put(slot, item);
+        self.len = self.len.saturating_add(1);
+    }
+
+    pub(super) fn remove(&mut self, slot: usize) {
+        let len = self.len();
+        close(&mut self.end, len, slot);
+        close(&mut self.start, len, slot);
+        close(&mut self.rest, len, slot);
+        self.cut(len.saturating_sub(1));
+    }
+
+    /// The largest size of one kind of all gaps. Ends early at `known`, which is not to be exceeded.
+    pub(super) fn largest(&self, kind: usize, known: Size) -> Size {
+        let mut best = 0;
+        for slot in 0..self.len() {
+            best = best.max(self.gap(slot).map_or(0, |gap| gap.size(kind)));
+            if best >= known {
+                break;
+            }
+        }
+        best
+    }
+
+    pub(super) fn row(&self, child: u32) -> Row {
+        let mut sizes = [0; KINDS];
+        for (kind, size) in sizes.iter_mut().enumerate() {
+            *size = self.largest(kind, Size::MAX);
+        }
+        Row { child, last: self.last(), sizes }
+    }
+}
+
+impl Node for Leaf {
+    type Item = Item;
+    #[inline]
+    fn len(&self) -> usize {
+        self.len as usize
+    }
+    fn cut(&mut self, len: usize) {
+        self.len = u32::try_from(len).unwrap_or(0);
+        self.end.iter_mut().skip(len).for_each(|end| *end = u64::MAX);
+    }
+    fn item(&self, slot: usize) -> Option<Item> {
+        let (guard, value) = *self.rest.get(slot)?;
+        Some(Item { start: *self.start.get(slot)?, end: *self.end.get(slot)?, guard, value })
+    }
+    fn put(&mut self, slot: usize, item: Item) {
+        set(&mut self.start, slot, item.start);
+        set(&mut self.end, slot, item.end);
+        set(&mut self.rest, slot, (item.guard, item.value));
+    }
+}
+
+/// Rows in order, each field in an array of its own.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Inner {
+    len: u32,
+    child: [u32; FAN],
+    /// `u64::MAX` where there is no child.
+    last: [u64; FAN],
+    /// 0 where there is no child.
+    sizes: [[Size; FAN]; KINDS],
+}
+
+impl Inner {
+    pub(super) const fn new() -> Self {
+        Self { len: 0, child: [NONE; FAN], last: [u64::MAX; FAN], sizes: [[0; FAN]; KINDS] }
+    }
+
+    /// The child with the first range that ends behind `va`; the last child where there is none.
+    #[inline]
+    pub(super) fn seek(&self, va: u64) -> usize {
+        count_up_to(&self.last, va).min(self.len().saturating_sub(1))
+    }
+
+    #[inline]
+    pub(super) fn child(&self, slot: usize) -> Option<u32> {
+        self.child.get(slot).copied()
+    }
+
+    /// The children that have a gap of at least `size` pages, which is not 0, as bits.
+    #[inline]
+    pub(super) fn with(&self, kind: usize, size: Size) -> u32 {
+        let Some(sizes) = self.sizes.get(kind) else { return 0 };
+        sizes.iter().enumerate().fold(0, |bits, (slot, have)| bits | u32::from(*have >= size) << slot)
+    }
+
+    pub(super) fn sizes(&self, slot: usize) -> Sizes {
+        let mut sizes = [0; KINDS];
+        for (to, from) in sizes.iter_mut().zip(&self.sizes) {
+            *to = from.get(slot).copied().unwrap_or(0);
+        }
+        sizes
+    }
+
+    /// Where the last range of all children ends.
+    pub(super) fn last(&self) -> u64 {
+        self.len().checked_sub(1).and_then(|slot| self.last.get(slot).copied()).unwrap_or(0)
+    }
+
+    pub(super) fn last_of(&self, slot: usize) -> u64 {
+        self.last.get(slot).copied().unwrap_or(0)
+    }
+
+    pub(super) fn update(&mut self, slot: usize, last: u64, sizes: &Sizes) {
+        set(&mut self.last, slot, last);
+        for (to, from) in self.sizes.iter_mut().zip(sizes) {
+            set(to, slot, *from);
+        }
+    }
+
+    #[inline]
+    pub(super) fn largest(&self, kind: usize) -> Size {
+        self.sizes.get(kind).map_or(0, |sizes| sizes.iter().fold(0, |best, size| best.max(*size)))
+    }
+
+    pub(super) fn insert(&mut self, slot: usize, row: Row) {
+        let len = self.len();
+        open(&mut self.child, len, slot);
+        open(&mut self.last, len, slot);
+        self.sizes.iter_mut().for_each(|sizes| open(sizes, len, slot));
+        self.put(slot, row);
+        self.len = self.len.saturating_add(1);
+    }
+
+    pub(super) fn remove(&mut self, slot: usize) {
+        let len = self.len();
+        close(&mut self.child, len, slot);
+        close(&mut self.last, len, slot);
+        self.sizes.iter_mut().for_each(|sizes| close(sizes, len, slot));
+        self.cut(len.saturating_sub(1));
+    }
+
+    pub(super) fn row(&self, child: u32) -> Row {
+        let mut sizes = [0; KINDS];
+        for (kind, size) in sizes.iter_mut().enumerate() {
+            *size = self.largest(kind);
+        }
+        Row { child, last: self.last(), sizes }
+    }
+}
+
+impl Node for Inner {
+    type Item = Row;
+    #[inline]
+    fn len(&self) -> usize {
+        self.len as usize
+    }
+    fn cut(&mut self, len: usize) {
+        self.len = u32::try_from(len).unwrap_or(0);
+        self.last.iter_mut().skip(len).for_each(|last| *last = u64::MAX);
+        self.sizes.iter_mut().for_each(|sizes| sizes.iter_mut().skip(len).for_each(|size| *size = 0));
+    }
+    fn item(&self, slot: usize) -> Option<Row> {
+        Some(Row { child: self.child(slot)?, last: self.last_of(slot), sizes: self.sizes(slot) })
+    }
+    fn put(&mut self, slot: usize, row: Row) {
+        set(&mut self.child, slot, row.child);
+        self.update(slot, row.last, &row.sizes);
+    }
+}
+
+/// How many values, in order, are at most `limit`. Always looks at all: a loop that ends early is mispredicted.
+#[inline]
+fn count_up_to(values: &[u64; FAN], limit: u64) -> usize {
+    // `u64::MAX` is no value but the lack of one.
+    let limit = limit.min(u64::MAX - 1);
+    values.iter().map(|value| usize::from(*value <= limit)).sum()
+}

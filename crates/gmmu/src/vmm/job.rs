@@ -1,0 +1,438 @@
+//! Jobs: prepared changes that own all they need to be carried out, and the proof that they were.
+
+use super::execute::{Flush, Round, Source, Template, Write};
+use crate::addr::{PageSize, Pfn, PAGE_BYTES};
+use crate::device::{Depth, DeviceError, Hardware, Invalidate, Invalidator, Poll, TableMemory};
+use crate::storage::{List, Shared};
+use crate::tlb::Limits;
+use core::sync::atomic::{AtomicU8, Ordering};
+
+/// How far a job has got. Shared between the job and its space, and with the jobs that wait for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum State {
+    /// Nothing was written yet.
+    Prepared,
+    /// Something may have been written.
+    Executing,
+    /// Every round is written and acknowledged.
+    Acknowledged,
+    /// Dropped before anything was written: its space takes it back at its next call.
+    Abandoned,
+    /// Dropped after something was written: what it owns stays in quarantine.
+    Lost,
+    /// Executed, and its receipt dropped: its space commits it at its next call.
+    Orphaned,
+    /// Committed or cancelled.
+    Closed,
+}
+
+/// [`State`] as jobs share it.
+#[derive(Debug)]
+pub(crate) struct Progress(AtomicU8);
+
+impl Progress {
+    pub(crate) const fn new() -> Self {
+        Self(AtomicU8::new(State::Prepared as u8))
+    }
+
+    pub(crate) fn get(&self) -> State {
+        const STATES: [State; 7] = [
+            State::Prepared,
+            State::Executing,
+            State::Acknowledged,
+            State::Abandoned,
+            State::Lost,
+            State::Orphaned,
+            State::Closed,
+        ];
+        STATES.get(usize::from(self.0.load(Ordering::Acquire))).copied().unwrap_or(State::Lost)
+    }
+
+    pub(crate) fn set(&self, state: State) {
+        self.0.store(state as u8, Ordering::Release);
+    }
+}
+
+/// Where a job's record lies in its space; the shared state proves that it is this space's and this job's.
+#[derive(Debug)]
+pub(crate) struct Token {
+    pub(crate) record: u32,
+    pub(crate) progress: Shared<Progress>,
+}
+
+/// Why a job could not be carried out now. The job is whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExecuteError {
+    /// A job that this one builds on was not executed yet.
+    #[error("a job that was prepared earlier for the same tables has to be executed first")]
+    NotYet,
+    /// A job that this one builds on was dropped. Cancel this one.
+    #[error("a job that this one builds on was abandoned or lost: cancel this one and prepare it anew")]
+    PredecessorLost,
+    /// The frames of the mapping are still missing.
+    #[error("the mapping was prepared without frames: give them with `with_frames`")]
+    FramesMissing,
+    /// The device failed. What it failed at can be tried again.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}
+
+/// Why frames do not fit a prepared mapping. The job is whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FramesError {
+    /// The list has another length than the mapping has pages.
+    #[error("{given} frames for {wanted} pages")]
+    Count {
+        /// Frames in the list.
+        given: usize,
+        /// Pages of the mapping.
+        wanted: u64,
+    },
+    /// A frame does not start a page of this size.
+    #[error("frame {frame:#x} (number {index} of the list) is not aligned to {page} pages")]
+    Unaligned {
+        /// The frame number.
+        frame: u64,
+        /// Its place in the list.
+        index: usize,
+        /// The page size of the mapping.
+        page: PageSize,
+    },
+    /// A frame lies beyond the end of video memory.
+    #[error("frame {frame:#x} (number {index} of the list) lies beyond the end of video memory, frame {end:#x}")]
+    BeyondVram {
+        /// The frame number.
+        frame: u64,
+        /// Its place in the list.
+        index: usize,
+        /// The first frame that is not there.
+        end: u64,
+    },
+    /// The mapping has its memory already.
+    #[error("the mapping was prepared with its memory, and takes no frames")]
+    NotWanted,
+}
+
+/// What the planner says of frames that come later.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Late {
+    pub(crate) pages: u64,
+    pub(crate) page: PageSize,
+    /// The first frame beyond video memory.
+    pub(crate) end: u64,
+}
+
+/// Writes and invalidate of one round, owned.
+#[derive(Debug)]
+pub(crate) struct OwnedRound {
+    pub(crate) leaves: List<Write>,
+    pub(crate) links: List<Write>,
+    pub(crate) flush: Flush,
+}
+
+impl OwnedRound {
+    pub(crate) const fn new(what: Invalidate) -> Self {
+        Self { leaves: List::new(), links: List::new(), flush: Flush::new(what) }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.leaves.is_empty() && self.links.is_empty()
+    }
+
+    /// Makes the invalidate reach at least `depth`.
+    pub(crate) fn deepen(&mut self, depth: Depth) {
+        self.flush.what.depth = self.flush.what.depth.max(depth);
+    }
+}
+
+/// A prepared change of an address space. Owns everything it needs: [`write`](Self::write) and [`flush`](Self::flush)
+/// allocate nothing, free nothing, and know nothing of the planner or its lock.
+///
+/// Dropping a job touches neither hardware nor memory: its space notices at its next call, takes back a job that was
+/// not begun, and keeps what a begun one owns in quarantine.
+#[must_use = "a job changes nothing until it is executed; cancel it to give its tables back"]
+#[derive(Debug)]
+pub struct Job {
+    pub(crate) token: Token,
+    pub(crate) after: List<Shared<Progress>>,
+    pub(crate) rounds: List<OwnedRound>,
+    pub(crate) template: Template,
+    pub(crate) late: Option<Late>,
+    pub(crate) limits: Limits,
+    pub(crate) round: usize,
+    pub(crate) written: bool,
+}
+
+/// Proof that a job was executed: everything is written, and the GPU has forgotten what was before. Give it to
+/// [`Vmm::commit`](super::Vmm::commit).
+///
+/// Dropping it frees nothing at that moment; its space commits the job at its next call.
+#[must_use = "commit the receipt, so that what the job replaced is given back"]
+#[derive(Debug)]
+pub struct Receipt {
+    /// Kept whole, so that execution frees nothing.
+    pub(crate) job: Job,
+}
+
+/// A job that could not be carried out, whole, and why.
+#[derive(Debug)]
+pub struct Failed<J> {
+    /// The job.
+    pub job: J,
+    /// What went wrong.
+    pub why: ExecuteError,
+}
+
+impl<J> core::fmt::Display for Failed<J> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        core::fmt::Display::fmt(&self.why, f)
+    }
+}
+
+impl<J: core::fmt::Debug> core::error::Error for Failed<J> {}
+
+impl Job {
+    /// How far the job has got.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.token.progress.get()
+    }
+
+    /// How many rounds of write and flush the job takes.
+    #[must_use]
+    pub fn rounds(&self) -> usize {
+        self.rounds.len()
+    }
+
+    /// Gives the frames of a mapping that was prepared without: one 4 KiB frame number a page, of its first byte.
+    /// Checks all that can be wrong with them, so that execution cannot fail by them. Nothing is copied.
+    ///
+    /// # Errors
+    /// [`FramesError`], with the job.
+    #[expect(clippy::result_large_err, reason = "the job comes back by value: boxing it would allocate")]
+    pub fn with_frames(self, frames: &[Pfn]) -> Result<Ready<'_>, (Self, FramesError)> {
+        match self.check_frames(frames) {
+            Ok(()) => Ok(Ready { job: self, frames }),
+            Err(why) => Err((self, why)),
+        }
+    }
+
+    fn check_frames(&self, frames: &[Pfn]) -> Result<(), FramesError> {
+        let Some(Late { pages, page, end }) = self.late else { return Err(FramesError::NotWanted) };
+        if frames.len() as u64 != pages {
+            return Err(FramesError::Count { given: frames.len(), wanted: pages });
+        }
+        let per_page = page.bytes() / PAGE_BYTES;
+        for (index, frame) in frames.iter().map(|frame| frame.raw()).enumerate() {
+            if frame & (per_page - 1) != 0 {
+                return Err(FramesError::Unaligned { frame, index, page });
+            }
+            if frame.checked_add(per_page).is_none_or(|last| last > end) {
+                return Err(FramesError::BeyondVram { frame, index, end });
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the entries of the current round. A failure leaves the job whole, and the call can be repeated.
+    ///
+    /// # Errors
+    /// [`ExecuteError`].
+    pub fn write<M: TableMemory>(&mut self, memory: &mut M) -> Result<(), ExecuteError> {
+        if self.late.is_some() {
+            return Err(ExecuteError::FramesMissing);
+        }
+        self.write_round(memory, &[])
+    }
+
+    /// Flushes the current round: starts its invalidate and waits for it. Says whether that was the last round.
+    ///
+    /// # Errors
+    /// [`ExecuteError::Device`]: the invalidate is still owed, and calling again goes on with it.
+    pub fn flush<H: Hardware>(&mut self, hardware: &mut H) -> Result<bool, ExecuteError> {
+        let limits = self.limits;
+        if let Some(round) = self.rounds.get_mut(self.round).filter(|_| self.written) {
+            round.flush.finish(hardware, limits)?;
+            self.next_round();
+        }
+        Ok(self.round >= self.rounds.len())
+    }
+
+    /// The same as [`flush`](Self::flush) without waiting: starts the invalidate where that is still due, and looks
+    /// once.
+    ///
+    /// # Errors
+    /// As [`flush`](Self::flush).
+    pub fn poll_flush<I: Invalidator>(&mut self, invalidator: &mut I) -> Result<Poll, ExecuteError> {
+        if let Some(round) = self.rounds.get_mut(self.round).filter(|_| self.written) {
+            if round.flush.poll(invalidator)? == Poll::Pending {
+                return Ok(Poll::Pending);
+            }
+            self.next_round();
+        }
+        Ok(if self.round >= self.rounds.len() { Poll::Done } else { Poll::Pending })
+    }
+
+    /// Writes and flushes every round.
+    ///
+    /// # Errors
+    /// [`ExecuteError`], with the job, whole: it can be executed again, or given back to its space.
+    #[expect(clippy::result_large_err, reason = "the job comes back by value: boxing it would allocate")]
+    pub fn execute<H: Hardware>(mut self, hardware: &mut H) -> Result<Receipt, Failed<Self>> {
+        if self.late.is_some() {
+            return Err(Failed { job: self, why: ExecuteError::FramesMissing });
+        }
+        match self.run(hardware, &[]) {
+            Ok(()) => Ok(Receipt { job: self }),
+            Err(why) => Err(Failed { job: self, why }),
+        }
+    }
+
+    /// The receipt of a job whose every round is flushed.
+    ///
+    /// # Errors
+    /// The job, where a round is still to do.
+    #[expect(clippy::result_large_err, reason = "the job comes back by value: boxing it would allocate")]
+    pub fn finish(self) -> Result<Receipt, Self> {
+        if self.state() == State::Acknowledged {
+            Ok(Receipt { job: self })
+        } else {
+            Err(self)
+        }
+    }
+
+    fn run<H: Hardware>(&mut self, hardware: &mut H, frames: &[Pfn]) -> Result<(), ExecuteError> {
+        // A round more than there are ends the loop whatever happens.
+        for _ in 0..=self.rounds.len() {
+            if self.round >= self.rounds.len() {
+                break;
+            }
+            self.write_round(hardware, frames)?;
+            self.flush(hardware)?;
+        }
+        Ok(())
+    }
+
+    fn write_round<M: TableMemory>(&mut self, memory: &mut M, frames: &[Pfn]) -> Result<(), ExecuteError> {
+        if self.written || self.round >= self.rounds.len() {
+            return Ok(());
+        }
+        self.check_predecessors()?;
+        self.token.progress.set(State::Executing);
+        if let Some(OwnedRound { leaves, links, .. }) = self.rounds.get(self.round) {
+            Round { leaves, links, template: self.template }.write(memory, frames)?;
+        }
+        self.written = true;
+        Ok(())
+    }
+
+    fn check_predecessors(&self) -> Result<(), ExecuteError> {
+        for before in self.after.iter() {
+            match before.get() {
+                State::Acknowledged | State::Orphaned | State::Closed => {}
+                State::Prepared | State::Executing => return Err(ExecuteError::NotYet),
+                State::Abandoned | State::Lost => return Err(ExecuteError::PredecessorLost),
+            }
+        }
+        Ok(())
+    }
+
+    fn next_round(&mut self) {
+        self.written = false;
+        self.round += 1;
+        if self.round >= self.rounds.len() {
+            self.token.progress.set(State::Acknowledged);
+        }
+    }
+}
+
+impl Drop for Job {
+    /// Says so, and nothing else.
+    fn drop(&mut self) {
+        let progress = &self.token.progress;
+        match progress.get() {
+            State::Prepared => progress.set(State::Abandoned),
+            State::Executing => progress.set(State::Lost),
+            State::Acknowledged => progress.set(State::Orphaned),
+            State::Abandoned | State::Lost | State::Orphaned | State::Closed => {}
+        }
+    }
+}
+
+/// A job together with its frames.
+#[must_use = "a job changes nothing until it is executed"]
+#[derive(Debug)]
+pub struct Ready<'f> {
+    job: Job,
+    frames: &'f [Pfn],
+}
+
+impl Ready<'_> {
+    /// Writes the entries of the current round; see [`Job::write`].
+    ///
+    /// # Errors
+    /// [`ExecuteError`].
+    pub fn write<M: TableMemory>(&mut self, memory: &mut M) -> Result<(), ExecuteError> {
+        self.job.write_round(memory, self.frames)
+    }
+
+    /// Flushes the current round; see [`Job::flush`].
+    ///
+    /// # Errors
+    /// [`ExecuteError::Device`].
+    pub fn flush<H: Hardware>(&mut self, hardware: &mut H) -> Result<bool, ExecuteError> {
+        self.job.flush(hardware)
+    }
+
+    /// Writes and flushes every round; see [`Job::execute`].
+    ///
+    /// # Errors
+    /// [`ExecuteError`], with the job and its frames.
+    #[expect(clippy::result_large_err, reason = "the job comes back by value: boxing it would allocate")]
+    pub fn execute<H: Hardware>(mut self, hardware: &mut H) -> Result<Receipt, Failed<Self>> {
+        match self.job.run(hardware, self.frames) {
+            Ok(()) => Ok(Receipt { job: self.job }),
+            Err(why) => Err(Failed { job: self, why }),
+        }
+    }
+
+    /// The job, without its frames.
+    pub fn into_job(self) -> Job {
+        self.job
+    }
+}
+
+/// Appends `write`, as part of the last one where it goes on from that.
+pub(crate) fn push_write(writes: &mut List<Write>, write: Write) -> Result<(), crate::storage::NoMemory> {
+    if write.run.count == 0 {
+        return Ok(());
+    }
+    if let Some(last) = writes.last_mut() {
+        if let Some(joined) = join(last, &write) {
+            *last = joined;
+            return Ok(());
+        }
+    }
+    writes.push(write)
+}
+
+/// One write for both, where `next` goes on from `last`.
+fn join(last: &Write, next: &Write) -> Option<Write> {
+    let count = last.run.count.checked_add(next.run.count)?;
+    let distance = next.at.raw().wrapping_sub(last.at.raw());
+    // The stride and the step of a single word are free to choose.
+    let stride = if last.run.count > 1 { u64::from(last.stride) } else { distance };
+    let step = if last.run.count > 1 { last.run.step } else { next.run.first.wrapping_sub(last.run.first) };
+    let fits = last.source == next.source
+        && last.source == Source::Words
+        && last.at.with_raw(next.at.raw()) == next.at
+        && (stride == 8 || stride == 16)
+        && distance == stride * u64::from(last.run.count)
+        && next.run.first == last.run.first.wrapping_add(step.wrapping_mul(u64::from(last.run.count)))
+        && (next.run.count == 1 || (next.run.step == step && u64::from(next.stride) == stride));
+    let run = crate::device::Run { first: last.run.first, step, count };
+    fits.then(|| Write { at: last.at, run, stride: stride.to_le_bytes()[0], source: last.source })
+}

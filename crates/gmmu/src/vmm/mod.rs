@@ -1,0 +1,31 @@
+//! Address spaces: [`Vmm`] prepares changes of one, and keeps the books.
+//!
+//! ```text
+//! request ─ plan ─ init ─▶ Job ─ (frames) ─ write ─ flush ─▶ Receipt ─ commit
+//! └────── prepare ──────┘        └───── execute ──────┘
+//! ```
+//! `prepare` and `commit` are the planner's: they may allocate and free, and belong under the planner's lock. `write`
+//! and `flush` are the [`Job`]'s own: they touch hardware alone, under the hardware's lock. A job that builds on an
+//! earlier one is refused with [`ExecuteError::NotYet`] until that one was executed.
+
+pub mod execute;
+
+#[cfg(feature = "alloc")]
+mod job;
+#[cfg(feature = "alloc")]
+mod plan;
+#[cfg(feature = "alloc")]
+mod request;
+#[cfg(feature = "alloc")]
+mod space;
+#[cfg(feature = "alloc")]
+mod undo;
+#[cfg(feature = "alloc")]
+mod unmap;
+
+#[cfg(feature = "alloc")]
+pub use job::{ExecuteError, Failed, FramesError, Job, Ready, Receipt, State};
+#[cfg(feature = "alloc")]
+pub use request::{Backing, Extent, MapRequest, Piece, Place, PrepareError};
+#[cfg(feature = "alloc")]
+pub use space::{Census, CommitError, MapError, Mapping, Plan, SpaceConfig, Use, Vmm};
