@@ -180,6 +180,8 @@ impl<'a> Console<'a> {
 
     /// Tells the person at the terminal something that is not data.
     pub fn note(&mut self, text: fmt::Arguments<'_>) {
+        // What was found before belongs in front of it. A stdout that is closed shows at the next write to it.
+        let _ = self.out.flush();
         self.say(ODD, "note", text);
     }
 

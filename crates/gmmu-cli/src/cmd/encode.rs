@@ -113,8 +113,9 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
 
 fn encode<F: Format>(args: &Args) -> Result<Vec<u64>, Failure> {
     check_options(args)?;
-    let refused = |error: EncodeError| match args.to {
-        Some(Goal::Memory(to)) => Failure::usage(format_args!("{to}: {error}")),
+    let refused = |error: EncodeError| match (args.to, error) {
+        // The error has the frame number only.
+        (Some(Goal::Memory(to)), EncodeError::TooWide(..)) => Failure::usage(format_args!("{to}: {error}")),
         _ => Failure::usage(error),
     };
     if args.entry == Entry::Dual {

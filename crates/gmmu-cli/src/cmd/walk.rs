@@ -12,7 +12,7 @@ use crate::entry::{self, flags_text, leads_to, second_table};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::format::kind_text;
 use crate::hole;
-use crate::notation::{Address, Size, Text, Word};
+use crate::notation::{Address, RoughSize, Text, Word};
 use crate::num::{AddressOrRange, Range, address_or_range, number};
 use crate::ranges::{RangeView, span_name};
 use crate::scan::Space;
@@ -333,7 +333,7 @@ impl View for WalkView {
         let Some(around) = &self.hole else { return Ok(()) };
         let Extent { va, bytes } = &around.hole;
         let end = Address(va.0.saturating_add(*bytes));
-        console.line(format_args!("\nThe hole is {va}..{end} ({}).", Size(*bytes)))?;
+        console.line(format_args!("\nThe hole is {va}..{end} ({}).", RoughSize(*bytes)))?;
         for (side, range) in [("below", &around.below), ("above", &around.above)] {
             match range {
                 Some(range) => console.line(format_args!("  nearest {side}  {}", range.line()))?,

@@ -160,6 +160,8 @@ fn root_of_instance(memory: &mut Image, inst: TableAddr) -> Result<TableAddr, Fa
     let word = memory.read_word(place).map_err(|error| outside(memory, "the instance block", inst, error))?;
     let at = word & !0xfff;
     match word & 3 {
+        _ if word == 0 => Err(Failure::input(format_args!("{inst} is no instance block: its word at {place} is 0"))
+            .hint("give the top table itself with --root ADDR")),
         0 => Ok(TableAddr::vram(at)),
         2 => Ok(TableAddr::SysCoherent(SysAddr::new(at))),
         3 => Ok(TableAddr::SysNonCoherent(SysAddr::new(at))),
