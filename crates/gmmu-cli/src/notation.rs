@@ -171,7 +171,7 @@ impl fmt::Display for RoughSize {
         write!(f, "{}", Size(self.0))?;
         let round = UNITS.iter().find(|(shift, _)| self.0 >> shift >= 10);
         match round {
-            Some((shift, name)) if self.0 % (1 << shift) != 0 => write!(f, ", about {}{name}", self.0 >> shift),
+            Some((shift, name)) if !self.0.is_multiple_of(1 << shift) => write!(f, ", about {}{name}", self.0 >> shift),
             _ => Ok(()),
         }
     }

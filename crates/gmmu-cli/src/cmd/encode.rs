@@ -19,8 +19,9 @@ Examples:
   gmmu encode --mmu v3 --entry pte --to no4k
   gmmu encode --mmu v2 --entry dual --big vram:0x7fe00 --small none
 
-Flags: acd encrypted noatomic priv ro vol. Exactly the flags given are set, and only the widths of the fields are
-checked. A dual entry and a 2M leaf have two words, low first.";
+Flags: acd encrypted noatomic priv ro vol. Exactly the flags given are set, and
+only the widths of the fields are checked. A dual entry and a 2M leaf have two
+words, low first.";
 
 /// Arguments of `gmmu encode`.
 #[derive(Debug, clap::Args)]

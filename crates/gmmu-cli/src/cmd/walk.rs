@@ -25,7 +25,8 @@ Examples:
   gmmu walk 0x725f_fb800000 --file vram.img --mmu v2 --root 0x10000 --json
   gmmu walk 0x1000000000+2M --file vram.img --mmu v3 --root 0x10000
 
-Exit code 1: not mapped, or an entry that cannot be followed; of a range, any of it.";
+Exit code 1: not mapped, or an entry that cannot be followed; of a range, any
+part of it.";
 
 /// Arguments of `gmmu walk`.
 #[derive(Debug, clap::Args)]
@@ -159,6 +160,7 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
 
 /// The walk of one address, for commands that explain it.
 pub(crate) fn look_up(source: &mut Source, va: u64) -> Result<WalkView, Failure> {
+    let va = source.plain_va(va);
     with_format!(source.mmu, walk_one(source, va))
 }
 

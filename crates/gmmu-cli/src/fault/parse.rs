@@ -233,6 +233,8 @@ mod tests {
     #[test]
     fn what_looks_like_a_fault_but_is_none_is_named() {
         assert_eq!(log("NVRM: Xid 31 happened\nall is well").puzzles, [1]);
+        let register = "nouveau 0000:01:00.0: bus: MMIO read fault at 022554 [ IBUS ]";
+        assert!(log(register).puzzles.is_empty(), "a fault, but none of the MMU");
     }
 
     proptest! {

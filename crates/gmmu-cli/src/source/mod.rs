@@ -230,6 +230,16 @@ impl Source {
         1 << self.mmu.va_bits()
     }
 
+    /// The address that the tables are indexed with. From Hopper on, 57-bit addresses are often written with their
+    /// sign: bits 63:57 repeat bit 56.
+    #[must_use]
+    pub const fn plain_va(&self, va: u64) -> u64 {
+        match self.mmu {
+            MmuVersion::V3 if va >> 56 == 0xff => va & (self.va_end() - 1),
+            _ => va,
+        }
+    }
+
     /// How many tables a search may read: far more than an image of this size can hold, unless tables form a loop.
     #[must_use]
     pub const fn tables_max(&self) -> u64 {

@@ -290,6 +290,15 @@ fn an_instance_block_names_the_root() {
 }
 
 #[test]
+fn addresses_with_their_sign_are_those_of_the_upper_half() {
+    let walk = |va| real("nv-v3-12", "v3", &["walk", va, "--json"]).json();
+    assert_eq!(walk("0xff00000000390000"), walk("0x100000000390000"));
+    assert_eq!(walk("0xff00000000390000")["result"], json!("mapped"));
+    assert_eq!(real("nv-v3-12", "v3", &["walk", "0xfe00000000390000"]).code, 2);
+    assert_eq!(real("nv-v2-12", "v2", &["walk", "0xff00000000390000"]).code, 2);
+}
+
+#[test]
 fn a_chip_without_512m_pages_refuses_them() {
     let image = Image::new(0x4000).word(0x1000, link_v2(0x2000)).word(0x2000, link_v2(0x3000));
     let file = image.word(0x3000, 0x0600_0000_0000_0001).file();
