@@ -41,6 +41,8 @@ Exit codes
 /// The commands, one module of [`cmd`] each.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Map memory on a software GPU, verify every page, show what it cost
+    Map(cmd::map::Args),
     /// Explain MMU faults: Xid 31 and nouveau's lines, alone or in whole logs
     Fault(cmd::fault::Args),
     /// Translate one address, or a range, level by level
@@ -62,6 +64,7 @@ impl Command {
     /// The failure that ends the program.
     pub fn run(&self, console: &mut Console<'_>) -> Outcome {
         match self {
+            Self::Map(args) => cmd::map::run(args, console),
             Self::Fault(args) => cmd::fault::run(args, console),
             Self::Walk(args) => cmd::walk::run(args, console),
             Self::Dump(args) => cmd::dump::run(args, console),

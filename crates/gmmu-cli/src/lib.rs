@@ -15,6 +15,7 @@ pub mod fault;
 pub mod files;
 pub mod format;
 pub mod hole;
+pub mod machine;
 pub mod notation;
 pub mod num;
 pub mod progress;

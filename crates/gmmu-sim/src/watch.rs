@@ -48,6 +48,11 @@ impl<P: TablePool> Watched<P> {
         Self { pool, notes: Notes::default() }
     }
 
+    /// Watches `pool`, writing into the list that `notes` shares.
+    pub const fn sharing(pool: P, notes: Notes) -> Self {
+        Self { pool, notes }
+    }
+
     /// What the pool did and the card does not know yet.
     pub fn notes(&self) -> Notes {
         self.notes.clone()

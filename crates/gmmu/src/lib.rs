@@ -19,4 +19,6 @@ mod tree;
 #[cfg(feature = "alloc")]
 pub mod va;
 pub mod vmm;
+#[cfg(feature = "alloc")]
+pub mod vram;
 pub mod walk;

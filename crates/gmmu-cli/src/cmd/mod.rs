@@ -4,5 +4,6 @@ pub mod decode;
 pub mod dump;
 pub mod encode;
 pub mod fault;
+pub mod map;
 pub mod tree;
 pub mod walk;

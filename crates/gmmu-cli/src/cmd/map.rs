@@ -1,0 +1,449 @@
+//! `gmmu map`: builds an address space on a software GPU, and verifies every page through the GPU's own MMU.
+
+use std::path::PathBuf;
+
+use gmmu::addr::{Aperture, PAGE_BYTES, PageSize, Pfn, PhysAddr};
+use gmmu::format::{Flags, Format, Kind};
+use gmmu::vmm::{Extent, Job, MapRequest, Receipt, Use, Vmm};
+use gmmu_sim::AccessKind;
+use serde::Serialize;
+
+use crate::console::{Console, GOOD, SCHEMA, STRONG, View};
+use crate::exit::{Exit, Failure, Outcome};
+use crate::machine::{CountsView, FindingView, Machine, ModelArgs, SpaceView, engine, write_vram};
+use crate::notation::{self, PageChoice, Size, Text};
+use crate::num::number;
+use crate::progress::Progress;
+use crate::ranges::{Mapped, RangeView};
+use crate::scan::{Barren, Scan, Space};
+use crate::with_format;
+
+const EXAMPLES: &str = "\
+Examples:
+  gmmu map --size 1G
+  gmmu map --size 64M --chip tu102 --page auto --va 0x1000000000
+  gmmu map --size 1G --page 4K --scatter 7 --json
+  gmmu map --size 16M --flags ro,vol --vram-out vram.img --keep
+
+Everything runs on a model: no GPU is needed or touched. Exit code 1: a page was wrong, or the sanitizer found
+something.";
+
+/// How many ranges are shown before the rest is only counted.
+const RANGES_SHOWN: usize = 16;
+
+/// Arguments of `gmmu map`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+
+    /// How much to map
+    #[arg(long, value_name = "SIZE", value_parser = number)]
+    size: u64,
+
+    /// The page size, or auto for the largest that fits
+    #[arg(long, value_name = "PAGE", value_parser = notation::page, default_value = "4K")]
+    page: PageChoice,
+
+    /// Map it here instead of where there is room
+    #[arg(long, value_name = "ADDR", value_parser = number)]
+    va: Option<u64>,
+
+    /// Map this memory instead of what the allocator gives
+    #[arg(long, value_name = "MEM", value_parser = notation::memory)]
+    pa: Option<PhysAddr>,
+
+    /// Shuffle the pages of the memory, in an order made from this seed
+    #[arg(long, value_name = "SEED", value_parser = number)]
+    scatter: Option<u64>,
+
+    /// Flags of the pages: any of acd encrypted noatomic priv ro vol
+    #[arg(long, value_name = "FLAG", value_delimiter = ',')]
+    flags: Vec<String>,
+
+    /// Surface kind of the pages
+    #[arg(long, value_name = "KIND", value_parser = number, default_value = "6")]
+    kind: u64,
+
+    /// Write the GPU's memory to a file, a raw image, while the mapping is there
+    #[arg(long, value_name = "FILE")]
+    vram_out: Option<PathBuf>,
+
+    /// Write a snapshot of the page tables to a file, while the mapping is there
+    #[arg(long, value_name = "FILE")]
+    snapshot: Option<PathBuf>,
+
+    /// Do not unmap in the end
+    #[arg(long)]
+    keep: bool,
+}
+
+/// All that `gmmu map` says.
+#[derive(Debug, Serialize)]
+struct Report {
+    schema: u32,
+    chip: &'static str,
+    counts: CountsView,
+    tables: usize,
+    verified_pages: u64,
+    root: Text<gmmu::addr::TableAddr>,
+    spaces: Vec<SpaceView>,
+    findings: Vec<FindingView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unmap_counts: Option<CountsView>,
+    #[serde(skip)]
+    ranges: Vec<RangeView>,
+    #[serde(skip)]
+    more_ranges: usize,
+    #[serde(skip)]
+    pages: u64,
+    #[serde(skip)]
+    page: String,
+    #[serde(skip)]
+    bytes: u64,
+    #[serde(skip)]
+    directories: usize,
+    #[serde(skip)]
+    table_bytes: u64,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Exit code 2 where the options do not fit the chip or its memory; those of the files.
+pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
+    with_format!(args.model.chip.mmu, run_on(args, console))
+}
+
+fn run_on<F: Format>(args: &Args, console: &mut Console<'_>) -> Outcome {
+    let plan = Memory::choose(args)?;
+    let foreign: Vec<_> = args.pa.iter().map(|pa| pa.raw..pa.raw.saturating_add(args.size)).collect();
+    let mut machine = Machine::new(args.model.chip, args.model.vram, &foreign)?;
+    let memory = plan.take(args, &mut machine)?;
+    let mut vmm = machine.create_space::<F>(None, Use::Channel).map_err(Failure::usage)?;
+
+    machine.gpu().reset_counts();
+    let range = map(args, &memory, &mut machine, &mut vmm)?;
+    let counts = CountsView::from(machine.gpu().counts());
+
+    let mut progress = Progress::new(console.terminal(), "verifying", Some(args.size / PAGE_BYTES));
+    let wrong = verify(&mut machine, &vmm, range.start, args, &memory, &mut progress);
+    drop(progress);
+    let mut report = report(args, &mut machine, &vmm, counts)?;
+    report.verified_pages = args.size / PAGE_BYTES;
+    if let Some(wrong) = wrong {
+        console.show(&report)?;
+        return Err(Failure::new(Exit::Negative, wrong));
+    }
+    if let Some(path) = &args.vram_out {
+        write_vram(machine.gpu(), path)?;
+    }
+    if !args.keep {
+        machine.gpu().reset_counts();
+        unmap(&mut machine, &mut vmm, range.clone())?;
+        report.unmap_counts = Some(machine.gpu().counts().into());
+        let mut progress = Progress::new(console.terminal(), "verifying the unmap", Some(args.size / PAGE_BYTES));
+        if let Some(wrong) = verify_gone(&mut machine, &vmm, range, &mut progress) {
+            return Err(Failure::new(Exit::Negative, wrong));
+        }
+    }
+    report.findings = machine.findings();
+    console.show(&report)?;
+    Ok(if report.findings.iter().any(FindingView::counts) { Exit::Negative } else { Exit::Done })
+}
+
+/// The memory to map.
+enum Memory {
+    Contiguous(u64),
+    /// One frame a page.
+    Frames(Vec<Pfn>),
+}
+
+impl Memory {
+    /// Checks the options that belong together.
+    fn choose(args: &Args) -> Result<MemoryPlan, Failure> {
+        let page = args.page_size();
+        let unit = page.map_or(PAGE_BYTES, PageSize::bytes);
+        if args.size == 0 || args.size % unit != 0 {
+            return Err(Failure::usage(format_args!(
+                "--size {}: not a positive multiple of the page size {}",
+                Size(args.size),
+                Size(unit)
+            )));
+        }
+        match args.pa {
+            Some(pa) if pa.aperture != Aperture::Vram => {
+                Err(Failure::usage(format_args!("--pa {pa}: only video memory can be mapped yet"))
+                    .hint("--pa vram:ADDR"))
+            }
+            Some(pa) => Ok(MemoryPlan { unit, at: Some(pa.raw) }),
+            None => Ok(MemoryPlan { unit, at: None }),
+        }
+    }
+
+    /// Where byte `offset` of the mapping lies.
+    fn at(&self, offset: u64, unit: u64) -> u64 {
+        match self {
+            Self::Contiguous(start) => start + offset,
+            Self::Frames(frames) => {
+                let frame = usize::try_from(offset / unit).ok().and_then(|n| frames.get(n));
+                frame.and_then(|frame| frame.bytes()).unwrap_or(0) + offset % unit
+            }
+        }
+    }
+}
+
+/// Memory that is to be taken: at an address, or wherever the allocator likes.
+struct MemoryPlan {
+    unit: u64,
+    at: Option<u64>,
+}
+
+impl MemoryPlan {
+    fn take(&self, args: &Args, machine: &mut Machine) -> Result<Memory, Failure> {
+        let start = match self.at {
+            Some(at) => at,
+            // As aligned as the largest page that the size can use.
+            None => {
+                let sizes = args.model.chip.page_sizes;
+                let fitting = sizes.iter().map(PageSize::bytes).filter(|bytes| *bytes <= args.size);
+                let align = fitting.max().unwrap_or(PAGE_BYTES).min(PageSize::Size512M.bytes()).max(self.unit);
+                machine.take_data(args.size, align)?.start().raw()
+            }
+        };
+        let Some(seed) = args.scatter else { return Ok(Memory::Contiguous(start)) };
+        if start % self.unit != 0 {
+            return Err(Failure::usage(format_args!("--pa vram:{start:#x}: not a multiple of the page size")));
+        }
+        let mut frames: Vec<Pfn> = (0..args.size / self.unit)
+            .map(|n| start.checked_add(n * self.unit).map(|at| Pfn::new(at / PAGE_BYTES)))
+            .collect::<Option<_>>()
+            .ok_or_else(|| Failure::usage("the memory ends beyond 64 bits"))?;
+        shuffle(&mut frames, seed);
+        Ok(Memory::Frames(frames))
+    }
+}
+
+/// Puts `list` into an order that `seed` alone decides (splitmix64).
+fn shuffle<T>(list: &mut [T], seed: u64) {
+    let mut state = seed;
+    for n in (1..list.len()).rev() {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut word = state;
+        word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        word ^= word >> 31;
+        let other = word % (n as u64 + 1);
+        list.swap(n, usize::try_from(other).unwrap_or(n));
+    }
+}
+
+impl Args {
+    fn page_size(&self) -> Option<PageSize> {
+        match (self.page, self.scatter) {
+            (PageChoice::Size(page), _) => Some(page),
+            // Shuffled pages have one size.
+            (PageChoice::Auto, Some(_)) => Some(PageSize::Size4K),
+            (PageChoice::Auto, None) => None,
+        }
+    }
+
+    fn leaf_flags(&self) -> Result<Flags, Failure> {
+        let mut flags = Flags::default();
+        for name in &self.flags {
+            match flags.by_name(name) {
+                Some(flag) => *flag = true,
+                None => {
+                    let why = Failure::usage(format_args!("--flags {name}: no such flag"));
+                    return Err(why.hint("any of acd encrypted noatomic priv ro vol"));
+                }
+            }
+        }
+        Ok(flags)
+    }
+}
+
+/// Maps `memory` through all stages of a job.
+fn map<F: Format>(
+    args: &Args,
+    memory: &Memory,
+    machine: &mut Machine,
+    vmm: &mut Vmm<F>,
+) -> Result<std::ops::Range<u64>, Failure> {
+    let kind = u8::try_from(args.kind)
+        .map(Kind)
+        .map_err(|_| Failure::usage(format_args!("--kind {}: a kind has 8 bits at most", args.kind)))?;
+    let extents;
+    let request = match memory {
+        Memory::Contiguous(start) => {
+            extents = [Extent { to: PhysAddr::vram(*start), bytes: args.size }];
+            MapRequest { page: args.page_size(), ..MapRequest::extents(&extents) }
+        }
+        Memory::Frames(frames) => MapRequest::frames(frames.len() as u64, args.page_size().unwrap_or(PageSize::Size4K)),
+    };
+    let request = request.kind(kind).flags(args.leaf_flags()?);
+    let request = match args.va {
+        Some(va) => request.at(va),
+        None => request,
+    };
+    let job = machine.prepare_map(vmm, &request).map_err(Failure::usage)?;
+    let receipt = execute(machine, job, memory)?;
+    let mapping = machine.commit(vmm, receipt).map_err(|(_, why)| Failure::input(why))?;
+    Ok(mapping.range)
+}
+
+fn execute(machine: &mut Machine, job: Job, memory: &Memory) -> Result<Receipt, Failure> {
+    match memory {
+        Memory::Contiguous(_) => job.execute(machine.mmio()).map_err(|failed| Failure::input(failed.why)),
+        Memory::Frames(frames) => {
+            let ready = job.with_frames(frames).map_err(|(_, why)| Failure::usage(why))?;
+            ready.execute(machine.mmio()).map_err(|failed| Failure::input(failed.why))
+        }
+    }
+}
+
+fn unmap<F: Format>(machine: &mut Machine, vmm: &mut Vmm<F>, range: std::ops::Range<u64>) -> Result<(), Failure> {
+    let job = machine.prepare_unmap(vmm, range).map_err(Failure::input)?;
+    let receipt = job.execute(machine.mmio()).map_err(|failed| Failure::input(failed.why))?;
+    machine.commit(vmm, receipt).map_err(|(_, why)| Failure::input(why))?;
+    Ok(())
+}
+
+/// Looks every 4 KiB up as an engine would. Says what is wrong with the first page that is.
+fn verify<F: Format>(
+    machine: &mut Machine,
+    vmm: &Vmm<F>,
+    va: u64,
+    args: &Args,
+    memory: &Memory,
+    progress: &mut Progress,
+) -> Option<String> {
+    let client = engine(vmm);
+    let unit = args.page_size().map_or(PAGE_BYTES, PageSize::bytes);
+    let privileged = args.flags.iter().any(|flag| flag == "priv");
+    for offset in (0..args.size).step_by(PAGE_BYTES as usize) {
+        progress.advance(1);
+        let wanted = PhysAddr::vram(memory.at(offset, unit));
+        match machine.gpu().access(client, va + offset, AccessKind::Read, privileged) {
+            Ok(found) if found.to == wanted => {}
+            Ok(found) => return Some(format!("{:#x} leads to {}, not to {wanted}", va + offset, found.to)),
+            Err(fault) => return Some(fault.to_string()),
+        }
+    }
+    None
+}
+
+/// Looks every 4 KiB up again, now that nothing should be there.
+fn verify_gone<F: Format>(
+    machine: &mut Machine,
+    vmm: &Vmm<F>,
+    range: std::ops::Range<u64>,
+    progress: &mut Progress,
+) -> Option<String> {
+    let client = engine(vmm);
+    for va in range.step_by(PAGE_BYTES as usize) {
+        progress.advance(1);
+        if let Ok(found) = machine.gpu().access(client, va, AccessKind::Read, true) {
+            return Some(format!("{va:#x} still leads to {} after the unmap", found.to));
+        }
+    }
+    None
+}
+
+fn report<F: Format>(args: &Args, machine: &mut Machine, vmm: &Vmm<F>, counts: CountsView) -> Result<Report, Failure> {
+    let census = vmm.census();
+    let (ranges, more_ranges) = ranges(machine, vmm)?;
+    let pages: u64 = vmm.pieces().map(|(range, piece)| (range.end - range.start) / piece.page.bytes()).sum();
+    let mut names: Vec<&str> = vmm.pieces().map(|(_, piece)| piece.page.name()).collect();
+    names.dedup();
+    let table_bytes = vmm.tables().map_err(Failure::input)?.iter().map(|(_, bytes)| bytes).sum();
+    let root = Text(vmm.pdb());
+    Ok(Report {
+        schema: SCHEMA,
+        chip: args.model.chip.name,
+        counts,
+        tables: census.directories + census.leaf_tables,
+        verified_pages: 0,
+        root,
+        spaces: vec![SpaceView { name: "map".to_owned(), mmu: F::VERSION.name(), root }],
+        findings: machine.findings(),
+        unmap_counts: None,
+        ranges,
+        more_ranges,
+        pages,
+        page: names.join("+"),
+        bytes: args.size,
+        directories: census.directories,
+        table_bytes,
+    })
+}
+
+/// The mapped ranges as the tables in memory say them.
+fn ranges<F: Format>(machine: &mut Machine, vmm: &Vmm<F>) -> Result<(Vec<RangeView>, usize), Failure> {
+    let space = Space { root: vmm.pdb(), sizes: vmm.page_sizes(), tables_max: u64::MAX };
+    let mut barren = Barren::default();
+    let mut scan = Scan::<F>::new(space, 0..1 << F::VA_BITS, &mut barren).map_err(Failure::input)?;
+    let mut memory = machine.gpu().peek();
+    let (mut shown, mut more, mut open): (Vec<RangeView>, usize, Option<Mapped>) = (Vec::new(), 0, None);
+    let mut close = |mapped: Option<Mapped>| match mapped {
+        Some(mapped) if shown.len() < RANGES_SHOWN => shown.push(RangeView::from(&mapped)),
+        Some(_) => more += 1,
+        None => {}
+    };
+    while let Some((va, step)) = scan.next(&mut memory).map_err(Failure::input)? {
+        let Some(next) = Mapped::of(va, &step) else { continue };
+        match &mut open {
+            Some(range) if range.goes_on_with(&next) => range.bytes += next.bytes,
+            _ => close(open.replace(next)),
+        }
+    }
+    close(open);
+    Ok((shown, more))
+}
+
+impl View for Report {
+    fn text(&self, console: &mut Console<'_>) -> Result<(), Failure> {
+        let Self { chip, pages, page, bytes, .. } = self;
+        let mmu = self.spaces.first().map_or("", |space| space.mmu);
+        console.line(format_args!(
+            "{STRONG}{} in {pages} pages of {page}{STRONG:#} on a software {chip} (MMU {mmu}), root {}",
+            Size(*bytes),
+            self.root
+        ))?;
+        console.line(format_args!(""))?;
+        console.line(format_args!("{STRONG}{}{STRONG:#}", RangeView::HEADING))?;
+        for range in &self.ranges {
+            console.line(format_args!("{}", range.line()))?;
+        }
+        if self.more_ranges > 0 {
+            console.line(format_args!("… and {} ranges more", self.more_ranges))?;
+        }
+        console.line(format_args!(""))?;
+        let leaf_tables = self.tables - self.directories;
+        console.line(format_args!(
+            "tables    {} directories, {leaf_tables} leaf tables, {} together",
+            self.directories,
+            Size(self.table_bytes)
+        ))?;
+        cost(console, "mapping", &self.counts, *pages)?;
+        console.line(format_args!("verified  {GOOD}{} × 4K through the GPU's MMU{GOOD:#}", self.verified_pages))?;
+        if let Some(counts) = &self.unmap_counts {
+            cost(console, "unmapping", counts, *pages)?;
+            console.line(format_args!("verified  {GOOD}every page faults again{GOOD:#}"))?;
+        }
+        FindingView::list(&self.findings, console)
+    }
+}
+
+fn cost(console: &mut Console<'_>, what: &str, counts: &CountsView, pages: u64) -> Result<(), Failure> {
+    let CountsView { reads, writes, window_moves, invalidates } = counts;
+    // Thousandths, rounded; the numbers are exact integers.
+    let thousandths = (u128::from(*writes) * 1000 + u128::from(pages) / 2) / u128::from(pages.max(1));
+    console.line(format_args!(
+        "{what:<9} {writes} writes ({}.{:03} a page), {reads} reads, {window_moves} window moves, {invalidates} {}",
+        thousandths / 1000,
+        thousandths % 1000,
+        if *invalidates == 1 { "invalidate" } else { "invalidates" }
+    ))
+}

@@ -1,0 +1,206 @@
+//! The software GPU as the commands use it: the card, its memory, and whatever the library and the sanitizer need to
+//! know of each other.
+
+mod image;
+mod report;
+
+pub use image::write_vram;
+pub use report::{CountsView, FindingView, SpaceView};
+
+use std::ops::Range;
+
+use gmmu::addr::{TableAddr, VramAddr};
+use gmmu::chip::Chip;
+use gmmu::device::TablePool;
+use gmmu::format::Format;
+use gmmu::mmio::Mmio;
+use gmmu::tlb::Limits;
+use gmmu::vmm::{CommitError, Job, MapRequest, Mapping, PrepareError, Receipt, SpaceConfig, Use, Vmm};
+use gmmu::vram::{Contiguous, Place, Request, TablePages, Vram};
+use gmmu_sim::{Client, Config, Gpu, Notes, Watched};
+
+use crate::exit::Failure;
+use crate::notation::Size;
+use crate::num::number;
+use crate::source::chip;
+
+/// Video memory below this is never handed out: address 0 is no place for a table.
+const FIRST_BYTES: u64 = 1 << 20;
+
+/// The options of the commands that make a model.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ModelArgs {
+    /// The GPU to model, such as gh100, tu102, gb202
+    #[arg(long, value_name = "CHIP", value_parser = chip, default_value = "gh100", help_heading = "Model")]
+    pub chip: &'static Chip,
+
+    /// Its video memory
+    #[arg(long, value_name = "SIZE", value_parser = number, default_value = "96G", help_heading = "Model")]
+    pub vram: u64,
+}
+
+/// A software GPU, the allocator of its memory, and the sanitizer's ear for it.
+#[derive(Debug)]
+pub struct Machine {
+    mmio: Mmio<Gpu>,
+    vram: Vram,
+    pages: TablePages,
+    notes: Notes,
+}
+
+impl Machine {
+    /// Makes a GPU. `foreign` memory is never handed out: it is the user's own.
+    ///
+    /// # Errors
+    /// Exit code 2 and why, where there can be no such GPU.
+    pub fn new(chip: &Chip, vram_bytes: u64, foreign: &[Range<u64>]) -> Result<Self, Failure> {
+        let config = Config { vram: vram_bytes, ..Config::chip(chip.name) };
+        let gpu = Gpu::new(&config).map_err(Failure::usage)?;
+        let mmio = Mmio::probe(gpu).map_err(Failure::usage)?;
+        let end = VramAddr::new(mmio.vram_bytes());
+        let mut regions = Vec::new();
+        let mut start = FIRST_BYTES;
+        for range in sorted(foreign) {
+            if range.start > start {
+                regions.push(VramAddr::new(start)..VramAddr::new(range.start.min(end.raw())));
+            }
+            start = start.max(range.end);
+        }
+        regions.push(VramAddr::new(start.min(end.raw()))..end);
+        regions.retain(|region| region.start < region.end);
+        let vram = Vram::new(&regions)
+            .map_err(|why| Failure::usage(format_args!("no video memory is left for page tables: {why}")))?;
+        let pages = TablePages::for_vram(&vram).map_err(Failure::input)?;
+        Ok(Self { mmio, vram, pages, notes: Notes::default() })
+    }
+
+    /// The GPU itself.
+    pub const fn gpu(&mut self) -> &mut Gpu {
+        self.mmio.bar0()
+    }
+
+    /// The GPU, as the library reaches it.
+    pub const fn mmio(&mut self) -> &mut Mmio<Gpu> {
+        &mut self.mmio
+    }
+
+    /// Bytes of video memory.
+    #[must_use]
+    pub const fn vram_bytes(&self) -> u64 {
+        self.mmio.vram_bytes()
+    }
+
+    /// Takes contiguous video memory for data, as far from the tables as it can be.
+    ///
+    /// # Errors
+    /// A message for exit code 2, where there is not so much.
+    pub fn take_data(&mut self, bytes: u64, align: u64) -> Result<Contiguous, Failure> {
+        let request = Request::new(bytes).align(align).place(Place::High).contiguous().build();
+        let request = request.map_err(Failure::usage)?;
+        self.vram.alloc_contiguous(&request).map_err(|why| {
+            let total = Size(self.mmio.vram_bytes());
+            Failure::usage(format_args!("{} of contiguous video memory: {why}", Size(bytes)))
+                .hint(format_args!("the GPU has {total}; give it more with --vram, or take less"))
+        })
+    }
+
+    /// Makes an address space, its root where the user wants it or anywhere.
+    ///
+    /// # Errors
+    /// What the library says.
+    pub fn create_space<F: Format>(&mut self, root: Option<u64>, used_by: Use) -> Result<Vmm<F>, PrepareError> {
+        let limits = Limits::default();
+        let config = SpaceConfig { chip: self.mmio.chip(), vram_bytes: self.mmio.vram_bytes(), used_by, limits };
+        let made = match root {
+            Some(root) => {
+                self.gpu().note_table_taken(TableAddr::vram(root), 4096);
+                Vmm::with_root(config, &mut self.mmio, TableAddr::vram(root))
+            }
+            None => {
+                let root = self.pool().take(4096, None)?;
+                self.tell();
+                Vmm::with_root(config, &mut self.mmio, root)
+            }
+        };
+        if let Ok(vmm) = &made {
+            self.gpu().note_root(vmm.pdb());
+        }
+        made
+    }
+
+    /// Prepares a mapping.
+    ///
+    /// # Errors
+    /// What the library says.
+    pub fn prepare_map<F: Format>(&mut self, vmm: &mut Vmm<F>, request: &MapRequest<'_>) -> Result<Job, PrepareError> {
+        let mut pool = Watched::sharing(self.pages.pool(&mut self.vram), self.notes.clone());
+        let plan = vmm.plan_map(&mut pool, request)?;
+        self.notes.tell(self.mmio.bar0());
+        let job = plan.init(&mut self.mmio);
+        self.tell();
+        job
+    }
+
+    /// Prepares to unmap.
+    ///
+    /// # Errors
+    /// What the library says.
+    pub fn prepare_unmap<F: Format>(&mut self, vmm: &mut Vmm<F>, range: Range<u64>) -> Result<Job, PrepareError> {
+        let mut pool = Watched::sharing(self.pages.pool(&mut self.vram), self.notes.clone());
+        let job = vmm.prepare_unmap(&mut self.mmio, &mut pool, range);
+        self.tell();
+        job
+    }
+
+    /// Closes the books on an executed job.
+    ///
+    /// # Errors
+    /// The receipt, and what the library says.
+    #[expect(clippy::result_large_err, reason = "the receipt comes back")]
+    pub fn commit<F: Format>(&mut self, vmm: &mut Vmm<F>, receipt: Receipt) -> Result<Mapping, (Receipt, CommitError)> {
+        let mut pool = Watched::sharing(self.pages.pool(&mut self.vram), self.notes.clone());
+        let mapping = vmm.commit(&mut pool, receipt);
+        self.tell();
+        mapping
+    }
+
+    /// Takes a job back.
+    ///
+    /// # Errors
+    /// The job, and what the library says.
+    #[expect(clippy::result_large_err, reason = "the job comes back")]
+    pub fn cancel<F: Format>(&mut self, vmm: &mut Vmm<F>, job: Job) -> Result<(), (Job, CommitError)> {
+        let mut pool = Watched::sharing(self.pages.pool(&mut self.vram), self.notes.clone());
+        let cancelled = vmm.cancel(&mut pool, job);
+        self.tell();
+        cancelled
+    }
+
+    /// Everything that the sanitizer found.
+    #[must_use]
+    pub fn findings(&mut self) -> Vec<FindingView> {
+        self.gpu().findings().iter().map(FindingView::from).collect()
+    }
+
+    fn pool(&mut self) -> Watched<gmmu::vram::VramTables<'_>> {
+        Watched::sharing(self.pages.pool(&mut self.vram), self.notes.clone())
+    }
+
+    /// Tells the sanitizer what became of table memory.
+    fn tell(&mut self) {
+        self.notes.tell(self.mmio.bar0());
+    }
+}
+
+/// The engine that translates through a space.
+#[must_use]
+pub const fn engine<F: Format>(vmm: &Vmm<F>) -> Client {
+    Client::Engine { pdb: vmm.pdb() }
+}
+
+/// Ranges by their start.
+fn sorted(ranges: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut ranges = ranges.to_vec();
+    ranges.sort_by_key(|range| range.start);
+    ranges
+}

@@ -1,0 +1,86 @@
+//! What a model run cost and what the sanitizer said, as it is printed.
+
+use gmmu::addr::TableAddr;
+use gmmu_sim::{Counts, Finding};
+use serde::Serialize;
+
+use crate::console::{BAD, Console, GOOD};
+use crate::exit::Failure;
+use crate::notation::{Address, Text, Word};
+
+/// Accesses that something cost.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct CountsView {
+    /// Reads of BAR0.
+    pub reads: u64,
+    /// Writes of BAR0.
+    pub writes: u64,
+    /// Moves of the PRAMIN window.
+    pub window_moves: u64,
+    /// Invalidates.
+    pub invalidates: u64,
+}
+
+impl From<Counts> for CountsView {
+    fn from(counts: Counts) -> Self {
+        let Counts { reads, writes, window_moves, invalidates, .. } = counts;
+        Self { reads, writes, window_moves, invalidates }
+    }
+}
+
+/// An address space and where its tables begin.
+#[derive(Clone, Debug, Serialize)]
+pub struct SpaceView {
+    /// Its name.
+    pub name: String,
+    /// Its format.
+    pub mmu: &'static str,
+    /// Its top table.
+    pub root: Text<TableAddr>,
+}
+
+/// One finding of the sanitizer.
+#[derive(Clone, Debug, Serialize)]
+pub struct FindingView {
+    rule: &'static str,
+    severity: &'static str,
+    va: Option<Address>,
+    entry: Option<Text<TableAddr>>,
+    raw: Vec<Word>,
+    says: String,
+}
+
+impl From<&Finding> for FindingView {
+    fn from(finding: &Finding) -> Self {
+        Self {
+            rule: finding.rule.id(),
+            severity: finding.severity.name(),
+            va: finding.va.map(Address),
+            entry: finding.entry.map(Text),
+            raw: finding.raw.into_iter().map(Word).collect(),
+            says: finding.says(),
+        }
+    }
+}
+
+impl FindingView {
+    /// Whether the finding makes a run fail.
+    #[must_use]
+    pub fn counts(&self) -> bool {
+        self.severity != "note"
+    }
+
+    /// Prints what was found, or that nothing was.
+    ///
+    /// # Errors
+    /// Those of stdout.
+    pub fn list(findings: &[Self], console: &mut Console<'_>) -> Result<(), Failure> {
+        if findings.is_empty() {
+            return console.line(format_args!("{GOOD}the sanitizer found nothing{GOOD:#}"));
+        }
+        for finding in findings {
+            console.line(format_args!("{BAD}{}{BAD:#}", finding.says))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,151 @@
+//! Taking memory back: whole allocations, parts of them, and by way of the quarantine.
+
+use super::cells::{window, WORD};
+use super::extent::{Extent, Quarantined, State};
+use super::leaf;
+use super::request::FreeError;
+use super::Vram;
+use crate::addr::PAGE_BYTES;
+
+impl Vram {
+    /// Takes one allocation back. Allocates nothing and fails only where `extent` is not exactly an allocation that is in
+    /// use. (An allocation that was freed and handed out again with the same start and size is not told apart from the
+    /// first.)
+    ///
+    /// # Errors
+    /// See [`FreeError`].
+    pub fn free(&mut self, extent: Extent, state: State) -> Result<(), FreeError> {
+        let (start, len) = self.owned(extent)?;
+        self.give(start, len, state);
+        Ok(())
+    }
+
+    /// Takes a part of an allocation back; what is left on either side are allocations of their own, in order.
+    ///
+    /// # Errors
+    /// [`FreeError::NotAPart`] where `part` does not lie in `extent`, [`FreeError::Misaligned`] where it is not whole
+    /// chunks; otherwise as [`free`](Self::free).
+    pub fn free_part(&mut self, extent: Extent, part: Extent, state: State) -> Result<[Option<Extent>; 2], FreeError> {
+        let (start, len) = self.owned(extent)?;
+        part.chunks().ok_or(FreeError::Misaligned)?;
+        let (from, count) = self.local(part).ok_or(FreeError::NotAPart)?;
+        let (end, to) = (start + len, from + count);
+        if from < start || to > end {
+            return Err(FreeError::NotAPart);
+        }
+        if to < end {
+            self.mark_start(to);
+        }
+        self.give(from, count, state);
+        let rest = |lo: u32, hi: u32| (lo < hi).then(|| self.extent(lo, hi - lo).with_cleared(extent.is_cleared()));
+        Ok([rest(start, from), rest(to, end)])
+    }
+
+    /// Makes two allocations of one: its first `bytes`, and the others.
+    ///
+    /// # Errors
+    /// [`FreeError::NotAPart`] where one of them would be empty, [`FreeError::Misaligned`] where `bytes` is not a multiple
+    /// of 4 KiB; otherwise as [`free`](Self::free).
+    pub fn split(&mut self, extent: Extent, bytes: u64) -> Result<(Extent, Extent), FreeError> {
+        let (start, len) = self.owned(extent)?;
+        if bytes % PAGE_BYTES != 0 {
+            return Err(FreeError::Misaligned);
+        }
+        let first = u32::try_from(bytes / PAGE_BYTES).ok().filter(|&first| first != 0 && first < len);
+        let first = first.ok_or(FreeError::NotAPart)?;
+        self.mark_start(start + first);
+        let part = |at: u32, len: u32| self.extent(at, len).with_cleared(extent.is_cleared());
+        Ok((part(start, first), part(start + first, len - first)))
+    }
+
+    /// Puts an allocation into quarantine: still taken, counted apart, for memory that the GPU may still reach.
+    ///
+    /// # Errors
+    /// As [`free`](Self::free).
+    pub fn quarantine(&mut self, extent: Extent) -> Result<Quarantined, FreeError> {
+        let (_, len) = self.owned(extent)?;
+        self.quarantined += u64::from(len);
+        Ok(Quarantined(extent))
+    }
+
+    /// Takes memory back that was in quarantine.
+    ///
+    /// # Errors
+    /// As [`free`](Self::free); only where somebody freed the extent behind the quarantine's back.
+    pub fn release(&mut self, quarantined: Quarantined, state: State) -> Result<(), FreeError> {
+        let Quarantined(extent) = quarantined;
+        self.quarantined = self.quarantined.saturating_sub(extent.bytes() / PAGE_BYTES);
+        self.free(extent, state)
+    }
+
+    /// Whether `extent` is exactly one allocation that is in use.
+    ///
+    /// # Errors
+    /// Says why it is not, see [`FreeError`].
+    pub fn verify(&mut self, extent: Extent) -> Result<(), FreeError> {
+        self.owned(extent).map(|_| ())
+    }
+
+    /// First chunk and length of an extent inside the span.
+    pub(super) fn local(&self, extent: Extent) -> Option<(u32, u32)> {
+        let (start, len) = extent.chunks()?;
+        let start = start.checked_sub(self.origin)?;
+        if start.checked_add(len)? > u64::from(self.end) {
+            return None;
+        }
+        Some((u32::try_from(start).ok()?, u32::try_from(len).ok()?))
+    }
+
+    /// First chunk and length of an allocation that is in use.
+    fn owned(&mut self, extent: Extent) -> Result<(u32, u32), FreeError> {
+        extent.chunks().ok_or(FreeError::Misaligned)?;
+        let (start, len) = self.local(extent).ok_or(FreeError::Foreign)?;
+        if self.leaf(start / leaf::CHUNKS).is_special() && !self.is_managed(start) {
+            return Err(FreeError::Foreign);
+        }
+        let (cell, bit) = (self.cell(start / WORD), 1u64 << (start % WORD));
+        if cell.free & bit != 0 {
+            return Err(FreeError::NotAllocated);
+        }
+        if cell.mark & bit == 0 {
+            return Err(FreeError::NotAStart);
+        }
+        // Most often the next chunk is in the same word and says that a single chunk ends here.
+        if len == 1 && (cell.free | cell.mark) & bit << 1 != 0 {
+            return Ok((start, len));
+        }
+        if self.allocation_end(start, start + len + 1) == start + len {
+            return Ok((start, len));
+        }
+        let chunks = self.allocation_end(start, self.end) - start;
+        Err(FreeError::WrongSize { allocated: u64::from(chunks) * PAGE_BYTES })
+    }
+
+    /// The end of the allocation that starts at `start`, looked for up to `limit`.
+    fn allocation_end(&mut self, start: u32, limit: u32) -> u32 {
+        let limit = limit.min(self.end);
+        let mut word = (start + 1) / WORD;
+        while word * WORD < limit {
+            let cell = self.cell(word);
+            let border = (cell.free | cell.mark) & window(word * WORD, start + 1, limit);
+            if border != 0 {
+                return word * WORD + border.trailing_zeros();
+            }
+            word += 1;
+        }
+        limit
+    }
+
+    fn give(&mut self, start: u32, len: u32, state: State) {
+        let cleared = state == State::Cleared;
+        if len == 1 {
+            self.give_one(start, cleared);
+        } else {
+            self.mark_contents(start, len, cleared);
+            self.give_bits(start, len);
+        }
+        if !self.retired.is_empty() {
+            self.withdraw_pending(start, start + len);
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The run tree: for groups of 8, 64, 512 … leaves, the free chunks at the start, at the end, and in the longest run.
+//!
+//! It lets a search for a long run pass over whole groups that cannot hold one, and answers "the longest run" at the
+//! root. It is brought up to date only when somebody asks (see `Vram::refresh`), so that single-chunk operations never
+//! pay for it.
+
+use super::cells::Runs;
+use crate::storage::{List, NoMemory};
+
+/// Children of a node.
+pub(super) const FAN: u32 = 8;
+/// log2 of [`FAN`].
+const FAN_SHIFT: u32 = 3;
+/// Levels above the leaves that the largest allocator needs.
+const LEVELS: usize = 8;
+
+/// Puts the runs of neighbours, each `len` chunks long, together.
+pub(super) fn join(children: impl Iterator<Item = Runs>, len: u32) -> Runs {
+    let mut all = Runs::default();
+    // Length of the run that reaches the current child, and whether it began with the first one.
+    let (mut open, mut from_start) = (0, true);
+    for child in children {
+        if child.head == len {
+            open += len;
+            continue;
+        }
+        let joined = open + child.head;
+        if from_start {
+            all.head = joined;
+            from_start = false;
+        }
+        all.max = all.max.max(joined).max(child.max);
+        open = child.tail;
+    }
+    if from_start {
+        all.head = open;
+    }
+    all.tail = open;
+    all.max = all.max.max(open);
+    all
+}
+
+/// The nodes above the leaves, level by level; the last is the root.
+#[derive(Debug)]
+pub(super) struct Tree {
+    nodes: List<Runs>,
+    /// Where each level starts, and how many nodes it has.
+    level: [(usize, u32); LEVELS],
+    levels: u32,
+}
+
+impl Tree {
+    /// The tree over `leaves` leaves, all of them without a free chunk.
+    ///
+    /// # Errors
+    /// [`NoMemory`].
+    pub(super) fn new(leaves: u32) -> Result<Self, NoMemory> {
+        let mut level = [(0, 0); LEVELS];
+        let (mut total, mut levels, mut width) = (0usize, 0, leaves);
+        for entry in &mut level {
+            width = width.div_ceil(FAN);
+            *entry = (total, width);
+            total += width as usize;
+            levels += 1;
+            if width <= 1 {
+                break;
+            }
+        }
+        let mut nodes = List::new();
+        nodes.extend_with(total, &Runs::default())?;
+        Ok(Self { nodes, level, levels })
+    }
+
+    /// Bytes of heap held.
+    pub(super) fn footprint(&self) -> usize {
+        self.nodes.footprint()
+    }
+
+    /// Levels above the leaves.
+    pub(super) const fn levels(&self) -> u32 {
+        self.levels
+    }
+
+    fn place(&self, level: u32, index: u32) -> Option<usize> {
+        let &(start, width) = self.level.get(level as usize)?;
+        (index < width).then_some(start + index as usize)
+    }
+
+    /// Node `index` of `level`; level 0 is the one right above the leaves.
+    pub(super) fn get(&self, level: u32, index: u32) -> Option<Runs> {
+        self.nodes.get(self.place(level, index)?).copied()
+    }
+
+    /// How many nodes `level` has.
+    pub(super) fn width(&self, level: u32) -> u32 {
+        self.level.get(level as usize).map_or(0, |&(_, width)| width)
+    }
+
+    /// The whole memory.
+    pub(super) fn root(&self) -> Runs {
+        self.nodes.last().copied().unwrap_or_default()
+    }
+
+    /// Leaves below one node of `level`.
+    pub(super) const fn leaves(level: u32) -> u32 {
+        1 << (FAN_SHIFT * (level + 1))
+    }
+
+    /// Writes a node; says whether that changed it.
+    pub(super) fn set(&mut self, level: u32, index: u32, runs: Runs) -> bool {
+        let Some(node) = self.place(level, index).and_then(|at| self.nodes.as_mut_slice().get_mut(at)) else {
+            return false;
+        };
+        let changed = *node != runs;
+        *node = runs;
+        changed
+    }
+
+    /// What node `index` of `level`, 1 or above, has to be by its children.
+    pub(super) fn recompute(&self, level: u32, index: u32) -> Runs {
+        let Some(below) = level.checked_sub(1) else { return Runs::default() };
+        let first = index * FAN;
+        let children = (first..first + FAN).map_while(|child| self.get(below, child));
+        join(children, Self::leaves(below) * super::leaf::CHUNKS)
+    }
+
+    /// Recomputes node `index` of `level` (1 or above) and what is above it, as far up as something changes.
+    pub(super) fn climb(&mut self, mut level: u32, mut index: u32) {
+        while level < self.levels {
+            let runs = self.recompute(level, index);
+            if !self.set(level, index, runs) {
+                return;
+            }
+            level += 1;
+            index /= FAN;
+        }
+    }
+}
