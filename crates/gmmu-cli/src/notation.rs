@@ -167,7 +167,7 @@ pub struct RoughSize(pub u64);
 
 impl fmt::Display for RoughSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const UNITS: [(u32, &str); 4] = [(40, "T"), (30, "G"), (20, "M"), (10, "K")];
+        const UNITS: [(u32, &str); 5] = [(50, "P"), (40, "T"), (30, "G"), (20, "M"), (10, "K")];
         write!(f, "{}", Size(self.0))?;
         let round = UNITS.iter().find(|(shift, _)| self.0 >> shift >= 10);
         match round {
@@ -230,9 +230,12 @@ mod tests {
 
     #[test]
     fn long_sizes_are_rounded_too() {
-        for (bytes, text) in
-            [(4096, "4K"), (10 << 20, "10M"), ((11 << 20) + 4096, "11268K, about 11M"), (1 << 57, "131072T")]
-        {
+        for (bytes, text) in [
+            (4096, "4K"),
+            (10 << 20, "10M"),
+            ((11 << 20) + 4096, "11268K, about 11M"),
+            ((20 << 50) + (1 << 40), "20481T, about 20P"),
+        ] {
             assert_eq!(RoughSize(bytes).to_string(), text);
         }
     }

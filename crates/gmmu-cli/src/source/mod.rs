@@ -242,9 +242,9 @@ impl Source {
 
     /// How many tables a search may read: far more than an image of this size can hold, unless tables form a loop.
     #[must_use]
-    pub const fn tables_max(&self) -> u64 {
+    pub fn tables_max(&self) -> u64 {
         const SPARE: u64 = 1 << 16;
-        SPARE + self.memory.bytes() / 1024
+        SPARE + self.memory.bytes_held() / 1024
     }
 
     /// Why an entry is bad, as far as possible in terms of the image.
