@@ -67,18 +67,13 @@ impl Gap {
         (start >= from.max(lo)).then_some(start)
     }
 
-    /// The size of one kind, without a guard of the wish's own.
-    #[inline]
-    pub(super) fn size(&self, kind: usize) -> Size {
-        let (from, to) = self.usable(0);
-        UNITS.get(kind).map_or(0, |unit| size_from(from, to, *unit))
-    }
-
-    /// All sizes.
+    /// All sizes, without a guard of the wish's own.
     #[inline]
     pub(super) fn sizes(&self) -> Sizes {
         let (from, to) = self.usable(0);
-        UNITS.map(|unit| size_from(from, to, unit))
+        let mut largest = Largest::new();
+        largest.add(from, to);
+        largest.sizes()
     }
 
     /// How many bytes fit within `lo..hi`, whatever the alignment.
@@ -88,15 +83,29 @@ impl Gap {
     }
 }
 
-#[inline]
-fn size_from(from: u64, to: u64, unit: u64) -> Size {
-    let mask = unit.wrapping_sub(1);
-    // Where no address above is a multiple, nothing fits; it must not look larger than a gap that it is a part of.
-    let up = from.wrapping_add(mask) & !mask;
-    if up < from {
-        0
-    } else {
-        pages(to.saturating_sub(up))
+/// The largest sizes of several gaps.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Largest([i64; KINDS]);
+
+impl Largest {
+    pub(super) const fn new() -> Self {
+        Self([0; KINDS])
+    }
+
+    /// Looks at a gap from `from` to `to`.
+    #[inline]
+    pub(super) fn add(&mut self, from: u64, to: u64) {
+        // As signed numbers of pages nothing here can overflow, and a gap that is none is just not larger.
+        let (from, to) = ((from / PAGE_BYTES) as i64, (to / PAGE_BYTES) as i64);
+        for (best, unit) in self.0.iter_mut().zip(UNITS) {
+            let mask = (unit / PAGE_BYTES) as i64 - 1;
+            *best = (*best).max(to - ((from + mask) & !mask));
+        }
+    }
+
+    #[inline]
+    pub(super) fn sizes(&self) -> Sizes {
+        self.0.map(|size| Size::try_from(size).unwrap_or(Size::MAX))
     }
 }
 

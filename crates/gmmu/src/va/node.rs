@@ -1,6 +1,7 @@
 //! The nodes of the tree: leaves with ranges, inner nodes with what they know of their children.
 
-use super::gap::{Edge, Gap, Size, Sizes, KINDS};
+use super::gap::{align_up, Edge, Gap, Largest, Size, Sizes, KINDS};
+use super::request::Wish;
 use crate::addr::PAGE_BYTES;
 
 /// Most entries of a node.
@@ -173,20 +174,47 @@ impl Leaf {
         Some(Gap { before: self.edge_before(slot), after: edge(start, self.rest.get(slot)?.0) })
     }
 
-    /// The ranges with at least `bytes` before them, guard gaps not counted, as bits.
+    /// Where a gap may be used if nobody asks for guard gaps, for all gaps from the first on.
     #[inline]
-    pub(super) fn with(&self, bytes: u64) -> u32 {
-        let mut bits = u32::from(self.start[0].wrapping_sub(self.before) >= bytes);
-        let gaps = self.start.iter().skip(1).zip(&self.end).enumerate();
-        for (slot, (start, end)) in gaps {
-            bits |= u32::from(start.wrapping_sub(*end) >= bytes) << (slot + 1);
+    fn usable(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let guard = if self.before_guard == NO_GUARD { 0 } else { self.before_guard };
+        let mut from = self.before.saturating_add(u64::from(guard) * PAGE_BYTES);
+        let ranges = self.start.iter().zip(&self.end).zip(&self.rest).take(self.len());
+        ranges.map(move |((start, end), (guard, _))| {
+            let guard = u64::from(*guard) * PAGE_BYTES;
+            let gap = (from, start.saturating_sub(guard));
+            from = end.saturating_add(guard);
+            gap
+        })
+    }
+
+    /// The first range from `slot` on that has room for `wish` before it, in `lo..hi`.
+    #[inline]
+    pub(super) fn first_fit(&self, wish: &Wish, lo: u64, hi: u64, slot: usize) -> Option<usize> {
+        if wish.guard > 0 {
+            let fits = |slot: &usize| self.gap(*slot).is_some_and(|gap| gap.lowest(wish, lo, hi).is_some());
+            return (slot..self.len()).find(fits);
         }
-        bits & !(u32::MAX << self.len)
+        let fits = |(from, to): (u64, u64)| {
+            // Most gaps are too small before any alignment.
+            to.wrapping_sub(from) >= wish.bytes
+                && align_up(from.max(lo), wish.align)
+                    .is_some_and(|at| at.saturating_add(wish.bytes) <= to.min(hi) && at <= to)
+        };
+        self.usable().enumerate().skip(slot).find(|(_, gap)| fits(*gap)).map(|(slot, _)| slot)
     }
 
     /// The sizes of the gap before a range; nothing where there is no range.
+    #[inline]
     pub(super) fn sizes(&self, slot: usize) -> Sizes {
         self.gap(slot).map_or([0; KINDS], |gap| gap.sizes())
+    }
+
+    /// The largest sizes of all gaps.
+    pub(super) fn largest(&self) -> Sizes {
+        let mut largest = Largest::new();
+        self.usable().for_each(|(from, to)| largest.add(from, to));
+        largest.sizes()
     }
 
     pub(super) fn insert(&mut self, slot: usize, item: Item) {
@@ -206,24 +234,8 @@ impl Leaf {
         self.cut(len.saturating_sub(1));
     }
 
-    /// The largest size of one kind of all gaps. Ends early at `known`, which is not to be exceeded.
-    pub(super) fn largest(&self, kind: usize, known: Size) -> Size {
-        let mut best = 0;
-        for slot in 0..self.len() {
-            best = best.max(self.gap(slot).map_or(0, |gap| gap.size(kind)));
-            if best >= known {
-                break;
-            }
-        }
-        best
-    }
-
     pub(super) fn row(&self, child: u32) -> Row {
-        let mut sizes = [0; KINDS];
-        for (kind, size) in sizes.iter_mut().enumerate() {
-            *size = self.largest(kind, Size::MAX);
-        }
-        Row { child, last: self.last(), sizes }
+        Row { child, last: self.last(), sizes: self.largest() }
     }
 }
 
@@ -357,10 +369,12 @@ impl Node for Inner {
     }
 }
 
-/// How many values, in order, are at most `limit`. Always looks at all: a loop that ends early is mispredicted.
+/// How many values, in order, are at most `limit`. Never ends early: such a loop is mispredicted.
 #[inline]
 fn count_up_to(values: &[u64; FAN], limit: u64) -> usize {
     // `u64::MAX` is no value but the lack of one.
     let limit = limit.min(u64::MAX - 1);
-    values.iter().map(|value| usize::from(*value <= limit)).sum()
+    let upto = |values: &[u64]| values.iter().map(|value| usize::from(*value <= limit)).sum::<usize>();
+    let part = upto(&[values[3], values[7], values[11]]);
+    part * 4 + values.chunks_exact(4).nth(part).map_or(0, upto)
 }

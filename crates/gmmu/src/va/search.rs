@@ -1,7 +1,7 @@
 //! Where something fits: the gaps in order, skipping whole subtrees in which no gap is large enough.
 
 use super::gap::{kind_for, pages, Gap, Size};
-use super::node::{Inner, FAN};
+use super::node::{Inner, Node, FAN};
 use super::request::Wish;
 use super::tree::{Path, Tree};
 use crate::addr::PAGE_BYTES;
@@ -47,13 +47,8 @@ impl<T> Tree<T> {
         let mut there = self.down(&sought, &mut path, 0, Some(lo));
         while there || self.up(&sought, &mut path) {
             let leaf = self.leaves.get(path.pos.leaf)?;
-            let mut bits = leaf.with(wish.bytes) & (u32::MAX << path.pos.slot);
-            while bits != 0 {
-                let gap = leaf.gap(bits.trailing_zeros() as usize)?;
-                if gap.lowest(wish, lo, hi).is_some() {
-                    return Some(gap);
-                }
-                bits &= bits - 1;
+            if let Some(slot) = leaf.first_fit(wish, lo, hi, path.pos.slot) {
+                return leaf.gap(slot);
             }
             if leaf.last() >= hi {
                 return None;
@@ -74,13 +69,9 @@ impl<T> Tree<T> {
         while there || self.up(&sought, &mut path) {
             let leaf = self.leaves.get(path.pos.leaf)?;
             // The gap before the first range behind `hi` is the highest one that matters.
-            let mut bits = leaf.with(wish.bytes) & !(u32::MAX << 1 << path.pos.slot);
-            while bits != 0 {
-                let slot = bits.ilog2();
-                if let Some(va) = leaf.gap(slot as usize)?.highest(wish, lo, hi) {
-                    return Some(va);
-                }
-                bits &= !(1 << slot);
+            let slots = (0..leaf.len()).rev().skip_while(|slot| *slot > path.pos.slot);
+            if let Some(va) = slots.filter_map(|slot| leaf.gap(slot)?.highest(wish, lo, hi)).next() {
+                return Some(va);
             }
             if leaf.before <= lo {
                 return None;
@@ -149,7 +140,7 @@ impl<T> Tree<T> {
     fn largest_gap(&self) -> u64 {
         let below = match self.inners.get(self.root).filter(|_| self.depth > 0) {
             Some(inner) => inner.largest(0),
-            None => self.leaves.get(self.root).map_or(0, |leaf| leaf.largest(0, Size::MAX)),
+            None => self.leaves.get(self.root).map_or(0, |leaf| leaf.largest()[0]),
         };
         let tail = self.tail_gap();
         (tail.room(0, 0, u64::MAX) / PAGE_BYTES).max(u64::try_from(below).unwrap_or(0))

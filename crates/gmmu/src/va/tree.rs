@@ -239,14 +239,9 @@ impl<T> Tree<T> {
         let Some((parent, slot)) = path.depth.checked_sub(1).and_then(|depth| path.step(depth)) else { return };
         let (Some(inner), Some(leaf)) = (self.inners.get(parent), self.leaves.get(path.pos.leaf)) else { return };
         let mut sizes = inner.sizes(slot);
-        for (kind, (size, (gone, added))) in sizes.iter_mut().zip(gone.into_iter().zip(added)).enumerate() {
-            if added >= *size {
-                *size = added;
-            } else if gone >= *size {
-                // The largest one went, and only then the others have to be looked at.
-                *size = leaf.largest(kind, gone);
-            }
-        }
+        // Where the largest gap went and none as large came, and only there, the others have to be looked at.
+        let lost = sizes.iter().zip(gone.iter().zip(&added)).any(|(size, (gone, added))| gone >= size && added < size);
+        sizes = if lost { leaf.largest() } else { larger(sizes, added) };
         let last = leaf.last();
         self.set_row(path, last, sizes);
     }
