@@ -66,6 +66,13 @@ pub(super) fn spread<N: Node>(left: &mut N, right: &mut N, keep: usize) {
     right.cut((had + other).saturating_sub(keep));
 }
 
+/// The larger size of each kind.
+#[inline]
+pub(super) fn larger(mut one: Sizes, other: Sizes) -> Sizes {
+    one.iter_mut().zip(other).for_each(|(one, other)| *one = (*one).max(other));
+    one
+}
+
 /// Makes a hole at `slot` of the first `len` values; there must be room for one more.
 fn open<X: Copy>(values: &mut [X; FAN], len: usize, slot: usize) {
     if let Some(part) = values.get_mut(slot..=len) {
@@ -213,7 +220,8 @@ impl Leaf {
     /// The largest sizes of all gaps.
     pub(super) fn largest(&self) -> Sizes {
         let mut largest = Largest::new();
-        self.usable().for_each(|(from, to)| largest.add(from, to));
+        // Most ranges touch, where the lowest place is always taken; then there is nothing to compute.
+        self.usable().filter(|(from, to)| from < to).for_each(|(from, to)| largest.add(from, to));
         largest.sizes()
     }
 
@@ -268,12 +276,12 @@ pub(super) struct Inner {
     /// `u64::MAX` where there is no child.
     last: [u64; FAN],
     /// 0 where there is no child.
-    sizes: [[Size; FAN]; KINDS],
+    sizes: [Sizes; FAN],
 }
 
 impl Inner {
     pub(super) const fn new() -> Self {
-        Self { len: 0, child: [NONE; FAN], last: [u64::MAX; FAN], sizes: [[0; FAN]; KINDS] }
+        Self { len: 0, child: [NONE; FAN], last: [u64::MAX; FAN], sizes: [[0; KINDS]; FAN] }
     }
 
     /// The child with the first range that ends behind `va`; the last child where there is none.
@@ -290,16 +298,14 @@ impl Inner {
     /// The children that have a gap of at least `size` pages, which is not 0, as bits.
     #[inline]
     pub(super) fn with(&self, kind: usize, size: Size) -> u32 {
-        let Some(sizes) = self.sizes.get(kind) else { return 0 };
-        sizes.iter().enumerate().fold(0, |bits, (slot, have)| bits | u32::from(*have >= size) << slot)
+        // Masked, so that no check of bounds is left in the loop.
+        let kind = kind % KINDS;
+        self.sizes.iter().enumerate().fold(0, |bits, (slot, sizes)| bits | u32::from(sizes[kind] >= size) << slot)
     }
 
+    #[inline]
     pub(super) fn sizes(&self, slot: usize) -> Sizes {
-        let mut sizes = [0; KINDS];
-        for (to, from) in sizes.iter_mut().zip(&self.sizes) {
-            *to = from.get(slot).copied().unwrap_or(0);
-        }
-        sizes
+        self.sizes.get(slot).copied().unwrap_or_default()
     }
 
     /// Where the last range of all children ends.
@@ -311,23 +317,21 @@ impl Inner {
         self.last.get(slot).copied().unwrap_or(0)
     }
 
-    pub(super) fn update(&mut self, slot: usize, last: u64, sizes: &Sizes) {
+    pub(super) fn update(&mut self, slot: usize, last: u64, sizes: Sizes) {
         set(&mut self.last, slot, last);
-        for (to, from) in self.sizes.iter_mut().zip(sizes) {
-            set(to, slot, *from);
-        }
+        set(&mut self.sizes, slot, sizes);
     }
 
     #[inline]
-    pub(super) fn largest(&self, kind: usize) -> Size {
-        self.sizes.get(kind).map_or(0, |sizes| sizes.iter().fold(0, |best, size| best.max(*size)))
+    pub(super) fn largest(&self) -> Sizes {
+        self.sizes.iter().fold([0; KINDS], |best, sizes| larger(best, *sizes))
     }
 
     pub(super) fn insert(&mut self, slot: usize, row: Row) {
         let len = self.len();
         open(&mut self.child, len, slot);
         open(&mut self.last, len, slot);
-        self.sizes.iter_mut().for_each(|sizes| open(sizes, len, slot));
+        open(&mut self.sizes, len, slot);
         self.put(slot, row);
         self.len = self.len.saturating_add(1);
     }
@@ -336,16 +340,12 @@ impl Inner {
         let len = self.len();
         close(&mut self.child, len, slot);
         close(&mut self.last, len, slot);
-        self.sizes.iter_mut().for_each(|sizes| close(sizes, len, slot));
+        close(&mut self.sizes, len, slot);
         self.cut(len.saturating_sub(1));
     }
 
     pub(super) fn row(&self, child: u32) -> Row {
-        let mut sizes = [0; KINDS];
-        for (kind, size) in sizes.iter_mut().enumerate() {
-            *size = self.largest(kind);
-        }
-        Row { child, last: self.last(), sizes }
+        Row { child, last: self.last(), sizes: self.largest() }
     }
 }
 
@@ -358,14 +358,14 @@ impl Node for Inner {
     fn cut(&mut self, len: usize) {
         self.len = u32::try_from(len).unwrap_or(0);
         self.last.iter_mut().skip(len).for_each(|last| *last = u64::MAX);
-        self.sizes.iter_mut().for_each(|sizes| sizes.iter_mut().skip(len).for_each(|size| *size = 0));
+        self.sizes.iter_mut().skip(len).for_each(|sizes| *sizes = [0; KINDS]);
     }
     fn item(&self, slot: usize) -> Option<Row> {
         Some(Row { child: self.child(slot)?, last: self.last_of(slot), sizes: self.sizes(slot) })
     }
     fn put(&mut self, slot: usize, row: Row) {
         set(&mut self.child, slot, row.child);
-        self.update(slot, row.last, &row.sizes);
+        self.update(slot, row.last, row.sizes);
     }
 }
 

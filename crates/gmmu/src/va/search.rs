@@ -139,7 +139,7 @@ impl<T> Tree<T> {
     /// The pages of the largest gap anywhere, as far as the tree says.
     fn largest_gap(&self) -> u64 {
         let below = match self.inners.get(self.root).filter(|_| self.depth > 0) {
-            Some(inner) => inner.largest(0),
+            Some(inner) => inner.largest()[0],
             None => self.leaves.get(self.root).map_or(0, |leaf| leaf.largest()[0]),
         };
         let tail = self.tail_gap();

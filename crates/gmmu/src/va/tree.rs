@@ -7,7 +7,7 @@
 use core::ops::Range;
 
 use super::gap::{Edge, Gap, Sizes};
-use super::node::{Inner, Item, Leaf, Node, MIN, NONE, NO_GUARD};
+use super::node::{larger, Inner, Item, Leaf, Node, MIN, NONE, NO_GUARD};
 use super::request::InsertError;
 use crate::storage::{NoMemory, Slab};
 
@@ -46,12 +46,6 @@ impl Path {
             *step = (node, slot);
         }
     }
-}
-
-/// The larger size of each kind.
-fn larger(mut one: Sizes, other: Sizes) -> Sizes {
-    one.iter_mut().zip(other).for_each(|(one, other)| *one = (*one).max(other));
-    one
 }
 
 /// The ranges of an address space, with the gaps between them.
@@ -257,13 +251,10 @@ impl<T> Tree<T> {
             if old == sizes && inner.last_of(slot) == last {
                 return;
             }
-            inner.update(slot, last, &sizes);
+            inner.update(slot, last, sizes);
             let Some(above) = above else { return };
-            for (kind, ((size, old), top)) in sizes.iter_mut().zip(old).zip(above).enumerate() {
-                if *size < top {
-                    *size = if old == top { inner.largest(kind) } else { top };
-                }
-            }
+            let lost = above.iter().zip(old.iter().zip(&sizes)).any(|(top, (old, size))| old >= top && size < top);
+            sizes = if lost { inner.largest() } else { larger(above, sizes) };
             last = inner.last();
         }
     }
