@@ -42,6 +42,12 @@ impl<T> Tree<T> {
 
     /// The lowest gap with room for `wish` in `lo..hi`.
     fn lowest_gap(&self, wish: &Wish, lo: u64, hi: u64) -> Option<Gap> {
+        if lo < self.base {
+            let head = self.head_gap();
+            if head.lowest(wish, lo, hi).is_some() {
+                return Some(head);
+            }
+        }
         let sought = Sought::new(wish);
         let mut path = Path::new(self.root, self.depth);
         let mut there = self.down(&sought, &mut path, 0, Some(lo));
@@ -78,7 +84,11 @@ impl<T> Tree<T> {
             }
             there = false;
         }
-        None
+        if lo < self.base {
+            self.head_gap().highest(wish, lo, hi)
+        } else {
+            None
+        }
     }
 
     /// Goes from the node that the path has reached at `depth` to the first leaf with a gap of the size sought, starting
@@ -148,8 +158,12 @@ impl<T> Tree<T> {
 
     /// How many bytes from `at` on, below `hi`, a range with guard gaps may have.
     pub(super) fn room_from(&self, guard: u64, at: u64, hi: u64) -> u64 {
-        let found = self.seek(at).and_then(|pos| self.leaves.get(pos.leaf)?.gap(pos.slot));
-        let gap = found.unwrap_or_else(|| self.tail_gap());
+        let found = self.seek(at);
+        let gap = match found.and_then(|pos| self.leaves.get(pos.leaf)?.gap(pos.slot)) {
+            Some(_) if found.is_some_and(|pos| self.before(pos).is_none()) => self.head_gap(),
+            Some(gap) => gap,
+            None => self.tail_gap(),
+        };
         if gap.usable(guard).0 <= at {
             gap.room(guard, at, hi)
         } else {

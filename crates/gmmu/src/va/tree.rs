@@ -52,6 +52,9 @@ impl Path {
 #[derive(Debug)]
 pub(super) struct Tree<T> {
     pub(super) limits: Range<u64>,
+    /// From where on the nodes know the gap before the first range. What is below is hardly ever asked for, and every
+    /// search would stop there.
+    pub(super) base: u64,
     pub(super) leaves: Slab<Leaf, 32>,
     pub(super) inners: Slab<Inner, 16>,
     values: Slab<T, 64>,
@@ -65,9 +68,11 @@ pub(super) struct Tree<T> {
 }
 
 impl<T> Tree<T> {
-    pub(super) const fn new(limits: Range<u64>) -> Self {
+    /// An empty tree; searches that do not start below `base` are fast.
+    pub(super) const fn new(limits: Range<u64>, base: u64) -> Self {
         Self {
             limits,
+            base,
             leaves: Slab::new(),
             inners: Slab::new(),
             values: Slab::new(),
@@ -177,6 +182,13 @@ impl<T> Tree<T> {
         Gap { before, after: Edge { at: self.limits.end, guard: None } }
     }
 
+    /// The gap before the first range, all of it.
+    pub(super) fn head_gap(&self) -> Gap {
+        let first = self.seek(0).and_then(|pos| self.leaves.get(pos.leaf)?.gap(pos.slot));
+        let after = first.map_or(Edge { at: self.limits.end, guard: None }, |gap| gap.after);
+        Gap { before: Edge { at: self.limits.start, guard: None }, after }
+    }
+
     /// Inserts a range within the limits.
     pub(super) fn insert(&mut self, range: Range<u64>, guard: u32, value: T) -> Result<(), (InsertError, T)> {
         let path = match self.place(&range) {
@@ -199,7 +211,7 @@ impl<T> Tree<T> {
                 if !self.has_room() {
                     return Err(InsertError::NoRoom);
                 }
-                let leaf = Leaf::new(self.limits.start, NO_GUARD);
+                let leaf = Leaf::new(self.base, NO_GUARD);
                 self.root = self.leaves.insert_within(leaf).map_err(|_| InsertError::NoRoom)?;
                 self.tail = self.root;
                 continue;
