@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use gmmu::addr::TableAddr;
-use gmmu::walk::{Is, Step};
+use gmmu::walk::{Is, Step, Why};
 use serde::Serialize;
 
 use crate::console::{BAD, Console, STRONG};
@@ -22,6 +22,15 @@ pub struct BadEntry {
     level: &'static str,
     va: Address,
     why: String,
+}
+
+/// The words of an entry; none where it could not be read.
+#[must_use]
+pub fn words_read(step: &Step) -> &[u64] {
+    match step.is {
+        Is::Bad(Why::Unreadable(_)) => &[],
+        _ => step.words(),
+    }
 }
 
 /// The bad entries of a source, each once, however often it was met.
@@ -47,7 +56,7 @@ impl BadList {
         self.seen.insert(place);
         self.entries.push(BadEntry {
             entry: Text(step.entry),
-            raw: step.words().iter().copied().map(Word).collect(),
+            raw: words_read(step).iter().copied().map(Word).collect(),
             level: step.level.name,
             va: Address(va),
             why: source.why(why),

@@ -43,6 +43,8 @@ Exit codes
 pub enum Command {
     /// Map memory on a software GPU, verify every page, show what it cost
     Map(cmd::map::Args),
+    /// Run a script on a software GPU, under the sanitizer
+    Run(cmd::run::Args),
     /// Explain MMU faults: Xid 31 and nouveau's lines, alone or in whole logs
     Fault(cmd::fault::Args),
     /// Translate one address, or a range, level by level
@@ -65,6 +67,7 @@ impl Command {
     pub fn run(&self, console: &mut Console<'_>) -> Outcome {
         match self {
             Self::Map(args) => cmd::map::run(args, console),
+            Self::Run(args) => cmd::run::run(args, console),
             Self::Fault(args) => cmd::fault::run(args, console),
             Self::Walk(args) => cmd::walk::run(args, console),
             Self::Dump(args) => cmd::dump::run(args, console),

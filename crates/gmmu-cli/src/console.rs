@@ -46,6 +46,8 @@ pub struct Terminal {
     pub out_color: bool,
     /// Colour may be used on stderr.
     pub err_color: bool,
+    /// Somebody watches stdout: it must not be interrupted while it is written.
+    pub out_watched: bool,
     /// Somebody watches stderr: progress is worth printing.
     pub err_watched: bool,
     /// Stdin is a keyboard: waiting for it in silence would look like a hang.
@@ -72,6 +74,7 @@ impl Streams<'_> {
         Terminal {
             out_color: colorful(anstream::AutoStream::choice(&io::stdout())),
             err_color: colorful(anstream::AutoStream::choice(&io::stderr())),
+            out_watched: io::stdout().is_terminal(),
             err_watched: io::stderr().is_terminal(),
             in_keyboard: io::stdin().is_terminal(),
         }
@@ -180,6 +183,8 @@ impl<'a> Console<'a> {
 
     /// Tells the person at the terminal something that is not data.
     pub fn note(&mut self, text: fmt::Arguments<'_>) {
+        // What was found before belongs in front of it. A stdout that is closed shows at the next write to it.
+        let _ = self.out.flush();
         self.say(ODD, "note", text);
     }
 

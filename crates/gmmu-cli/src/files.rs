@@ -1,9 +1,10 @@
 //! Files that are written whole or not at all: beside their place, and renamed into it.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
+use crate::console::Console;
 use crate::exit::{Exit, Failure};
 
 /// Writes `path` with `fill`. The old file stays as it is until the new one is complete on the disk; after a failure
@@ -31,6 +32,37 @@ fn fill_and_sync(
     fill(&mut writer)?;
     let synced = writer.flush().and_then(|()| writer.get_ref().sync_all());
     synced.map_err(|error| unwritable(path, &error))
+}
+
+/// The most that a text file may hold.
+const TEXT_MAX: u64 = 64 << 20;
+
+/// Reads a text file, or standard input for `-`.
+///
+/// # Errors
+/// A failure that names the file: missing, unreadable, too large, not text.
+pub fn read_text(path: &Path, console: &mut Console<'_>) -> Result<String, Failure> {
+    let unreadable = |error: &io::Error| {
+        let exit = match error.kind() {
+            io::ErrorKind::PermissionDenied => Exit::Refused,
+            _ => Exit::Input,
+        };
+        Failure::new(exit, format_args!("{}: cannot be read: {error}", path.display()))
+    };
+    let mut bytes = Vec::new();
+    let read = if path.as_os_str() == "-" {
+        console.input().take(TEXT_MAX + 1).read_to_end(&mut bytes)
+    } else {
+        File::open(path).and_then(|file| file.take(TEXT_MAX + 1).read_to_end(&mut bytes))
+    };
+    read.map_err(|error| unreadable(&error))?;
+    if bytes.len() as u64 > TEXT_MAX {
+        return Err(Failure::input(format_args!("{}: larger than {} MiB", path.display(), TEXT_MAX >> 20)));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        Failure::input(format_args!("{}: not text (byte {at})", path.display()))
+    })
 }
 
 /// The failure for a file that cannot be written; a missing permission has an exit code of its own.

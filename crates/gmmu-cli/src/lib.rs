@@ -21,6 +21,7 @@ pub mod num;
 pub mod progress;
 pub mod ranges;
 pub mod scan;
+pub mod script;
 pub mod snapshot;
 pub mod source;
 

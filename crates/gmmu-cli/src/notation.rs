@@ -161,6 +161,22 @@ impl fmt::Display for Size {
     }
 }
 
+/// The same for a length that nobody chose, such as that of a hole: with a round figure where the exact one is long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoughSize(pub u64);
+
+impl fmt::Display for RoughSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [(u32, &str); 5] = [(50, "P"), (40, "T"), (30, "G"), (20, "M"), (10, "K")];
+        write!(f, "{}", Size(self.0))?;
+        let round = UNITS.iter().find(|(shift, _)| self.0 >> shift >= 10);
+        match round {
+            Some((shift, name)) if !self.0.is_multiple_of(1 << shift) => write!(f, ", about {}{name}", self.0 >> shift),
+            _ => Ok(()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,6 +225,18 @@ mod tests {
             [(0, "0"), (17, "17"), (1024, "1K"), (2_293_760, "2240K"), (1 << 30, "1G"), (3 << 40, "3T")]
         {
             assert_eq!(Size(bytes).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn long_sizes_are_rounded_too() {
+        for (bytes, text) in [
+            (4096, "4K"),
+            (10 << 20, "10M"),
+            ((11 << 20) + 4096, "11268K, about 11M"),
+            ((20 << 50) + (1 << 40), "20481T, about 20P"),
+        ] {
+            assert_eq!(RoughSize(bytes).to_string(), text);
         }
     }
 

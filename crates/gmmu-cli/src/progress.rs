@@ -24,6 +24,13 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// Progress of `what` while lines are written to stdout all the time: shown only where nobody watches those.
+    #[must_use]
+    pub fn beside_output(terminal: Terminal, what: &'static str, total: Option<u64>) -> Self {
+        let err_watched = terminal.err_watched && !terminal.out_watched;
+        Self::new(Terminal { err_watched, ..terminal }, what, total)
+    }
+
     /// Progress of `what`, up to `total` steps where that is known.
     #[must_use]
     pub fn new(terminal: Terminal, what: &'static str, total: Option<u64>) -> Self {

@@ -109,13 +109,15 @@ impl From<&Mapped> for RangeView {
 impl RangeView {
     /// The heading over lines of [`line`](Self::line).
     pub const HEADING: &'static str =
-        "va                                 size  page  to                          kind  flags";
+        "va                                       size  page  to                          kind  flags";
 
     /// The range in one line.
     #[must_use]
     pub fn line(&self) -> String {
         let end = Address(self.va.0.saturating_add(self.bytes));
-        let start = format!("{}..{end}  {:>7}  {:>4}", self.va, Size(self.bytes), self.page);
+        // Wide enough for the addresses of v3.
+        let extent = format!("{}..{end}", self.va);
+        let start = format!("{extent:<36}  {:>7}  {:>4}", Size(self.bytes), self.page);
         match (&self.to, self.kind, &self.flags) {
             (Some(to), Some(kind), Some(flags)) => format!("{start}  {to:<26}  {kind:>4}  {}", flags_text(flags)),
             _ => format!("{start}  sparse"),

@@ -1,5 +1,6 @@
-//! Maps gibibytes of 4K pages by hand, lets an engine touch every page, drops the tables and touches again: what the
-//! model itself costs. `cargo run --release -p gmmu-sim --example big_space -- 64`
+//! Maps gibibytes of 4K pages by hand, lets an engine touch every page, drops the tables (or, with `clear`, clears the
+//! entries) and touches again: what the model itself costs.
+//! `cargo run --release -p gmmu-sim --example big_space -- 64 [clear]`
 
 use gmmu::addr::TableAddr;
 use gmmu::device::{Bar0, DeviceError, Run, Width};
@@ -39,14 +40,14 @@ fn build(gpu: &mut Gpu, leaf_tables: u64) -> Result<(), DeviceError> {
     for table in 0..leaf_tables {
         let at = leaves + 4096 * table;
         gpu.note_table_taken(TableAddr::vram(at), 4096);
-        fill(gpu, at, 0x4000_0000 + (table << 21) | 0x601, 4096, 512)?;
+        fill(gpu, at, (0x4000_0000 + (table << 21)) | 0x601, 4096, 512)?;
     }
     for directory in 0..leaf_tables.div_ceil(256) {
         let at = pd0 + 4096 * directory;
         gpu.note_table_taken(TableAddr::vram(at), 4096);
         fill(gpu, at, 0, 0, 512)?;
         for entry in 0..256.min(leaf_tables - 256 * directory) {
-            fill(gpu, at + 16 * entry + 8, leaves + 4096 * (256 * directory + entry) | 0x12, 0, 1)?;
+            fill(gpu, at + 16 * entry + 8, (leaves + 4096 * (256 * directory + entry)) | 0x12, 0, 1)?;
         }
         fill(gpu, pd1 + 8 * directory, at | 0x12, 0, 1)?;
     }
@@ -82,14 +83,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("touch {round} {:8.1} ns a page, {found} of {pages} pages found", per_page(from));
     }
     let from = Instant::now();
-    for directory in 0..leaf_tables.div_ceil(256) {
-        fill(&mut gpu, ROOT + 0x4000 + 4096 * directory, 0, 0, 512)?;
+    if std::env::args().nth(2).as_deref() == Some("clear") {
+        for table in 0..leaf_tables {
+            fill(&mut gpu, 0x1000_0000 + 4096 * table, 0, 0, 512)?;
+        }
+    } else {
+        for directory in 0..leaf_tables.div_ceil(256) {
+            fill(&mut gpu, ROOT + 0x4000 + 4096 * directory, 0, 0, 512)?;
+        }
     }
     invalidate(&mut gpu)?;
-    for table in 0..leaf_tables {
-        gpu.note_table_freed(TableAddr::vram(0x1000_0000 + 4096 * table), 4096);
+    if std::env::args().nth(2).is_none() {
+        for table in 0..leaf_tables {
+            gpu.note_table_freed(TableAddr::vram(0x1000_0000 + 4096 * table), 4096);
+        }
     }
-    println!("drop    {:8.1} ns a page", per_page(from));
+    println!("unmap   {:8.1} ns a page", per_page(from));
     let from = Instant::now();
     let found = touch(&mut gpu, pages);
     println!("touch   {:8.1} ns a page, {found} of {pages} pages found", per_page(from));

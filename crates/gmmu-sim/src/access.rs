@@ -3,7 +3,7 @@
 use crate::fault::FaultType;
 use crate::format::{Directory, Dual, BIG, PD0};
 use crate::memory::Space;
-use crate::mmu::{walk, Miss, Translated};
+use crate::mmu::{directories, leaves, walk, Miss, Reached, Translated};
 use crate::model::Model;
 use crate::sanitizer::{Finding, Rule};
 use crate::store::Origin;
@@ -13,31 +13,63 @@ use gmmu::addr::{PhysAddr, TableAddr};
 /// Words that one walk looks at, at most.
 const STEPS: usize = 10;
 
+/// The way through the directories that the latest translation took: another look at the same words, all of them
+/// cached by now, would find the same.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shortcut {
+    context: u32,
+    /// Virtual address in units of a PD0 entry.
+    entry: u64,
+    /// Count of events after which a cached word may be another, or no longer cached.
+    epoch: u64,
+    big: Option<TableAddr>,
+    small: Option<TableAddr>,
+}
+
+impl Shortcut {
+    const fn is_for(&self, here: &Self) -> bool {
+        self.entry == here.entry && self.context == here.context && self.epoch == here.epoch
+    }
+}
+
 impl Model {
     /// Translates as an engine or a BAR does: with what the caches hold, which then hold what was read.
     pub(crate) fn translate(&mut self, class: Class, pdb: TableAddr, va: u64) -> Result<Translated, Miss> {
         let pdb = pdb.with_raw(pdb.raw() & !0xfff);
         let flat = Space::of(pdb).flat(pdb.raw());
-        let (context, fresh) = self.tlb.context(class, flat);
-        if fresh || !self.roots.contains_key(&flat) {
-            self.add_root(pdb);
-            if let Some(root) = self.roots.get_mut(&flat) {
-                root.engine |= class == Class::Gpc;
-            }
+        let context = self.tlb.context(class, flat);
+        if !self.roots.contains_key(&flat) {
+            self.see_root(pdb);
         }
-        let Self { memory, tlb, decoder, op, .. } = self;
+        if let Some(root) = self.roots.get_mut(&flat) {
+            root.engine |= class == Class::Gpc;
+        }
+        let Self { memory, tlb, decoder, op, shortcut, epoch, .. } = self;
         let mut stale: [Option<Stale>; STEPS] = [None; STEPS];
-        let mut places = stale.iter_mut();
-        let result = walk(decoder, pdb, va, |level, at| {
+        let mut steps = 0;
+        let mut fetch = |level, at| {
             let fetched = tlb.fetch(memory, decoder, context, level, at, *op)?;
             if fetched.stale.is_some() {
-                if let Some(place) = places.next() {
-                    *place = fetched.stale;
-                }
+                stale[steps % STEPS] = fetched.stale;
+                steps += 1;
             }
             Some(fetched.word)
-        });
+        };
+        let here = Shortcut { context, entry: va >> decoder.level(PD0).lo, epoch: *epoch, big: None, small: None };
+        let reached = match shortcut {
+            Some(known) if known.is_for(&here) => Ok(Reached::Tables { big: known.big, small: known.small }),
+            _ => directories(decoder, pdb, va, &mut fetch),
+        };
+        let result = match reached {
+            Ok(Reached::Page(found)) => Ok(found),
+            Ok(Reached::Tables { big, small }) => {
+                *shortcut = Some(Shortcut { big, small, ..here });
+                leaves(decoder, va, big, small, fetch)
+            }
+            Err(miss) => Err(miss),
+        };
         if stale[0].is_some() {
+            self.shortcut = None;
             self.judge_stale(pdb, va, &result, &stale);
         }
         result

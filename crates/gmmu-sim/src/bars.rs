@@ -175,7 +175,6 @@ impl Bar {
             model.add_root(pdb);
             if let Some(root) = model.roots.get_mut(&Space::of(pdb).flat(pdb.raw())) {
                 root.bars = root.bars.saturating_add(1);
-                root.bar = true;
                 root.instance = Some(instance);
             }
         }

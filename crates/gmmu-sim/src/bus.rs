@@ -1,7 +1,8 @@
 //! BAR0 as the bus sees it: counted accesses, the window, and the registers behind it.
 
 use crate::chip::{FbSize, Layout};
-use crate::gpu::{Bus, Gpu};
+use crate::config::Bus;
+use crate::gpu::Gpu;
 use crate::pramin::Window;
 use crate::regs;
 use crate::store::{Origin, Source};

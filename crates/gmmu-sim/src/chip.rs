@@ -2,7 +2,7 @@
 //!
 //! One row per chip. Everything else in this crate asks the row and never the name.
 
-use crate::ConfigError;
+use crate::config::ConfigError;
 
 /// What one gibibyte is.
 pub(crate) const GIB: u64 = 1 << 30;

@@ -210,7 +210,6 @@ const V3: Tables = Tables {
 
 /// What the leaf says about its page, besides where it is. A flag that a format lacks is never set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[expect(clippy::struct_excessive_bools, reason = "they are independent bits of a word")]
 pub struct Flags {
     /// Not cached in the GPU's L2: `VOL`, on v3 an uncached `PCF`.
     pub vol: bool,
@@ -435,5 +434,57 @@ fn pointer(fields: &Pointer, word: u64) -> Option<TableAddr> {
         1 => Some(TableAddr::Vram(VramAddr::new(vram))),
         2 => Some(TableAddr::SysCoherent(SysAddr::new(sys))),
         _ => Some(TableAddr::SysNonCoherent(SysAddr::new(sys))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn assert_apart(fields: &[Field]) {
+        let mut taken = 0u64;
+        for field in fields {
+            let mask = u64::MAX >> (63 - (field.hi - field.lo)) << field.lo;
+            assert_eq!(taken & mask, 0, "{} overlaps another field", field.name);
+            taken |= mask;
+        }
+    }
+
+    #[test]
+    fn fields_of_one_word_do_not_overlap() {
+        for tables in [&V2, &V3] {
+            let leaf = &tables.leaf;
+            let flags =
+                [leaf.vol, leaf.privilege, leaf.read_only, leaf.no_atomic, leaf.kind, tables.valid, leaf.aperture];
+            let maybe = [leaf.encrypted, leaf.acd].into_iter().flatten();
+            let all: Vec<_> = flags.into_iter().chain(maybe).collect();
+            assert_apart(&[all.as_slice(), &[leaf.address.vram, leaf.peer]].concat());
+            assert_apart(&[all.as_slice(), &[leaf.address.sys]].concat());
+            for pointer in [&tables.directory, &tables.big_half, &tables.small_half] {
+                assert_apart(&[tables.valid, pointer.aperture, pointer.sparse, pointer.address.vram]);
+                assert_apart(&[tables.valid, pointer.aperture, pointer.sparse, pointer.address.sys]);
+            }
+        }
+    }
+
+    #[test]
+    fn levels_tile_the_address() {
+        for (tables, table_bytes) in
+            [(&V2, [4096, 256, 4096, 4096, 4096, 32, 16]), (&V3, [4096, 256, 4096, 4096, 4096, 4096, 16])]
+        {
+            let mut above = tables.va_bits;
+            for level in (PD0..=tables.top).rev() {
+                let geometry = tables.levels[usize::from(level)];
+                assert_eq!(geometry.lo + geometry.bits, above);
+                above = geometry.lo;
+            }
+            for level in [SMALL, BIG] {
+                let geometry = tables.levels[usize::from(level)];
+                assert_eq!(geometry.lo + geometry.bits, above, "{}", geometry.name);
+            }
+            for (level, bytes) in tables.levels.iter().zip(table_bytes) {
+                assert_eq!((8 * u64::from(level.words)) << level.bits, bytes);
+            }
+        }
     }
 }

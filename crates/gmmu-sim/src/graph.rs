@@ -21,8 +21,6 @@ pub(crate) struct Root {
     pub(crate) engine: bool,
     /// How many BARs are bound to it.
     pub(crate) bars: u8,
-    /// A BAR has been bound to it.
-    pub(crate) bar: bool,
     /// The instance block that names it, as far as the driver told.
     pub(crate) instance: Option<TableAddr>,
 }
@@ -58,12 +56,20 @@ pub(crate) struct Live {
 }
 
 impl Model {
+    /// Makes a root known that an access or an invalidate names. One that was given back stays forgotten: a last
+    /// invalidate may well come after that.
+    pub(crate) fn see_root(&mut self, pdb: TableAddr) {
+        let cell = self.memory.find(Space::of(pdb).flat(pdb.raw()));
+        if !cell.is_some_and(|cell| self.memory.cell(cell).freed) {
+            self.add_root(pdb);
+        }
+    }
+
     /// Makes a root known.
     pub(crate) fn add_root(&mut self, pdb: TableAddr) {
         let at = pdb.with_raw(pdb.raw() & !0xfff);
         let flat = Space::of(at).flat(at.raw());
-        let freed = self.memory.find(flat).is_some_and(|cell| self.memory.cell(cell).freed);
-        if self.roots.contains_key(&flat) || freed || !self.memory.holds(Space::of(at), at.raw()) {
+        if self.roots.contains_key(&flat) || !self.memory.holds(Space::of(at), at.raw()) {
             return;
         }
         self.roots.insert(flat, Root::default());
@@ -267,6 +273,93 @@ impl Model {
             let via = self.live(place)?.via?;
             place = self.parent(via, place.level)?;
             slot = via.slot;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chip::{find, GIB};
+    use crate::format::Decoder;
+    use crate::rng::mix;
+    use crate::store::{Origin, Source};
+    use std::collections::BTreeMap;
+
+    /// Address of table `number` (0 to 3) of a level: each level has a mebibyte of its own.
+    fn table(level: u8, number: u64) -> u64 {
+        let bytes = if level == BIG { 256 } else { 4096 };
+        (u64::from(level) + 1) << 20 | (number * bytes)
+    }
+
+    /// A word for a directory of `level` at word `slot`, of version 3.
+    fn word(level: u8, slot: u16, random: u64) -> u64 {
+        let below = match (level, slot % 2) {
+            (PD0, 0) => BIG,
+            (PD0, _) => SMALL,
+            _ => level - 1,
+        };
+        match random % 8 {
+            0 => 0,
+            1 => 8,
+            2 => random << 21 & 0xff_ffff_f000 | 0x601,
+            _ => table(below, random >> 8 & 3) | 0x12,
+        }
+    }
+
+    /// Counts the links below a table by looking.
+    fn count(model: &Model, at: TableAddr, level: u8, seen: &mut BTreeMap<(u64, u8), u32>) {
+        let links = seen.entry((at.raw(), level)).or_insert(0);
+        *links += 1;
+        if *links > 1 || level < PD0 {
+            return;
+        }
+        let Some(cell) = model.memory.find(at.raw()) else { return };
+        let place = Place { cell, first: slot_of(at.raw()), level };
+        for slot in place.first..place.first + model.decoder.table_words(level) {
+            if let Some((target, below)) = model.target(place, slot) {
+                count(model, target, below, seen);
+            }
+        }
+    }
+
+    fn followed(model: &Model) -> BTreeMap<(u64, u8), u32> {
+        let tables = |cell: &crate::memory::Cell| {
+            let at = |table: &Live| ((cell.at(table.first).raw(), table.level), table.parents);
+            cell.tables.iter().map(at).collect::<Vec<_>>()
+        };
+        model.memory.cells.iter().flat_map(tables).collect()
+    }
+
+    #[test]
+    fn the_graph_is_what_a_fresh_look_finds() {
+        for seed in 0..20 {
+            let chip = find("gb100", GIB).expect("a chip");
+            let mut model = Model::new(Decoder::new(chip), GIB);
+            let roots = [0, 1].map(|number| TableAddr::vram(table(model.decoder.top(), number)));
+            for step in 0..3000u64 {
+                let random = mix(seed, step);
+                let level = PD0 + (random >> 16 & 0xff) as u8 % 5;
+                let slot = (random >> 24 & 3) as u16;
+                let at = table(level, random >> 40 & 3) + 8 * u64::from(slot);
+                match random % 64 {
+                    0 => model.add_root(roots[0]),
+                    1 => model.add_root(roots[1]),
+                    2 => model.drop_root(roots[(random >> 8 & 1) as usize].raw()),
+                    _ => {
+                        let word = word(level, slot, mix(seed, step << 32));
+                        model.store_words(Origin::Tables, Space::Vram, at, Source::Words(&[word]));
+                    }
+                }
+                if step % 16 == 0 {
+                    let mut fresh = BTreeMap::new();
+                    for &root in model.roots.keys() {
+                        count(&model, TableAddr::vram(root), model.decoder.top(), &mut fresh);
+                    }
+                    assert_eq!(followed(&model), fresh, "seed {seed} step {step}");
+                    assert_eq!(model.live as usize, fresh.len());
+                }
+            }
         }
     }
 }

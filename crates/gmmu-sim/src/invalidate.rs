@@ -71,7 +71,7 @@ impl Invalidate {
                 if value & TRIGGER != 0 {
                     let pdb = self.named();
                     if value & ALL_PDB == 0 {
-                        model.add_root(pdb);
+                        model.see_root(pdb);
                     }
                     self.running = Some(Running { command: value, pdb, polls });
                     return true;
@@ -104,6 +104,7 @@ impl Running {
             0 => PD4,
             code => code.min(PD4),
         };
+        model.epoch += 1;
         let Model { memory, tlb, decoder, .. } = model;
         tlb.forget(memory, decoder, pdb, hub_only, deepest);
         model.forget_sizes(pdb, hub_only, deepest);

@@ -25,6 +25,7 @@
 
 // What the card is.
 mod chip;
+mod config;
 mod counts;
 mod gpu;
 mod model;
@@ -45,6 +46,7 @@ mod format;
 mod mmu;
 
 mod access;
+mod client;
 mod tlb;
 
 mod bars;
@@ -60,10 +62,11 @@ mod sizes;
 mod watch;
 
 pub use chip::{ChipModel, MmuVersion};
+pub use config::{Bus, Config, ConfigError};
 pub use counts::Counts;
 pub use fault::{AccessKind, Client, Fault, FaultType};
 pub use format::Flags;
-pub use gpu::{Bus, Config, ConfigError, Gpu, Peek};
+pub use gpu::{Gpu, Peek};
 pub use memory::Space;
 pub use mmu::Translated;
 pub use sanitizer::{Finding, Rule, Severity};

@@ -30,6 +30,15 @@ pub(crate) struct Miss {
     pub(crate) raw: u64,
 }
 
+/// Where the directories lead.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Reached {
+    /// To a large leaf or a sparse entry.
+    Page(Translated),
+    /// To leaf tables, at least one.
+    Tables { big: Option<TableAddr>, small: Option<TableAddr> },
+}
+
 /// Walks from `pdb` to `va`. `fetch` gets a level number and the address of a word; it returns `None` where there is
 /// no memory. A walk fetches at most ten words, whatever they are.
 pub(crate) fn walk(
@@ -38,6 +47,19 @@ pub(crate) fn walk(
     va: u64,
     mut fetch: impl FnMut(u8, TableAddr) -> Option<u64>,
 ) -> Result<Translated, Miss> {
+    match directories(decoder, pdb, va, &mut fetch)? {
+        Reached::Page(found) => Ok(found),
+        Reached::Tables { big, small } => leaves(decoder, va, big, small, fetch),
+    }
+}
+
+/// The part of a walk that is the same for every address of a PD0 entry.
+pub(crate) fn directories(
+    decoder: &Decoder,
+    pdb: TableAddr,
+    va: u64,
+    mut fetch: impl FnMut(u8, TableAddr) -> Option<u64>,
+) -> Result<Reached, Miss> {
     let mut table = pdb.with_raw(pdb.raw() & !0xfff);
     let mut level = decoder.top();
     if va >> decoder.va_bits() != 0 {
@@ -48,8 +70,8 @@ pub(crate) fn walk(
         let word = fetch(level, at).ok_or(outside(decoder, level, at))?;
         match decoder.directory(level, word) {
             Directory::Table(next) => table = next,
-            Directory::Leaf => return Ok(leaf(decoder, level, word, va)),
-            Directory::Sparse => return Ok(sparse(decoder, level)),
+            Directory::Leaf => return Ok(Reached::Page(leaf(decoder, level, word, va))),
+            Directory::Sparse => return Ok(Reached::Page(sparse(decoder, level))),
             Directory::Absent | Directory::Bad => return Err(miss(decoder, FaultType::Pde, level, at, word)),
         }
         level -= 1;
@@ -59,15 +81,15 @@ pub(crate) fn walk(
     let lo = fetch(PD0, at).ok_or(outside(decoder, PD0, at))?;
     let hi = fetch(PD0, high).ok_or(outside(decoder, PD0, high))?;
     match decoder.dual(lo, hi) {
-        Dual::Leaf => Ok(leaf(decoder, PD0, lo, va)),
-        Dual::Sparse => Ok(sparse(decoder, PD0)),
+        Dual::Leaf => Ok(Reached::Page(leaf(decoder, PD0, lo, va))),
+        Dual::Sparse => Ok(Reached::Page(sparse(decoder, PD0))),
         Dual::Tables { big: None, small: None } => Err(miss(decoder, FaultType::Pde, PD0, at, lo)),
-        Dual::Tables { big, small } => lowest(decoder, va, big, small, fetch),
+        Dual::Tables { big, small } => Ok(Reached::Tables { big, small }),
     }
 }
 
 /// The 64K table first; the 4K table only where the 64K entry says nothing at all.
-fn lowest(
+pub(crate) fn leaves(
     decoder: &Decoder,
     va: u64,
     big: Option<TableAddr>,

@@ -1,5 +1,6 @@
 //! The machine behind the registers: memory, caches, the known address spaces and the sanitizer's records.
 
+use crate::access::Shortcut;
 use crate::format::Decoder;
 use crate::graph::{Place, Root};
 use crate::memory::Memory;
@@ -16,6 +17,10 @@ pub(crate) struct Model {
     pub(crate) report: Report,
     /// Number of the current operation.
     pub(crate) op: u64,
+    /// The latest way through the directories.
+    pub(crate) shortcut: Option<Shortcut>,
+    /// Changes of cached words and invalidates so far.
+    pub(crate) epoch: u64,
     /// Roots by flat address.
     pub(crate) roots: BTreeMap<u64, Root>,
     /// Tables known to be reachable.
@@ -34,6 +39,8 @@ impl Model {
             decoder,
             report: Report::default(),
             op: 0,
+            shortcut: None,
+            epoch: 0,
             roots: BTreeMap::new(),
             live: 0,
             recent: Vec::new(),

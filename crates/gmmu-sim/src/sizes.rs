@@ -232,15 +232,15 @@ impl Model {
                 lately = recent.iter().fold(0, |sizes, recent| sizes | recent.folded());
             }
         }
-        let used = words.iter().skip(usize::from(first)).take(usize::from(self.decoder.table_words(level)));
-        let used: Vec<u64> = used.copied().collect();
+        let (from, count) = (usize::from(first), usize::from(self.decoder.table_words(level)));
+        let used = words.get(from..from + count).unwrap_or_default();
         if level == PD0 {
             for entry in used.chunks_exact(2).filter(|entry| entry.iter().any(|&word| word != 0)) {
                 let [lo, hi] = *entry else { continue };
                 *budget = budget.saturating_sub(1);
                 let span = self.span(self.decoder.dual(lo, hi));
                 now |= Recent { small: span.small, big: span.big, sizes: bit(PD0) * u8::from(span.whole) }.folded();
-                if *budget == 0 {
+                if *budget == 0 || now == bit(PD0 + 1) - 1 {
                     break;
                 }
             }
@@ -312,8 +312,9 @@ impl Model {
             let Some(root) = self.live(place).filter(|live| live.recent.is_some()).map(|live| live.root) else {
                 return false;
             };
-            let through_hub = self.roots.get(&root).is_some_and(|root| root.bar && !root.engine);
-            if pdb.is_some_and(|pdb| pdb != root) || hub_only && !through_hub {
+            // What no engine has used, only the hub can know.
+            let engine = self.roots.get(&root).is_none_or(|root| root.engine);
+            if pdb.is_some_and(|pdb| pdb != root) || hub_only && engine {
                 return true;
             }
             let kept = u8::MAX.checked_shl(u32::from(deepest) + 1).unwrap_or(0);

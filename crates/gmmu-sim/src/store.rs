@@ -88,6 +88,7 @@ impl Model {
         if old == word {
             return None;
         }
+        self.epoch += u64::from(!cell.cached.is_empty());
         for record in &mut cell.cached {
             record.keep(slot, old, op);
         }

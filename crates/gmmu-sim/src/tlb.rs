@@ -118,15 +118,15 @@ pub(crate) struct Tlb {
 }
 
 impl Tlb {
-    /// The caches of `class` for the address space below `pdb`, and whether they are new.
-    pub(crate) fn context(&mut self, class: Class, pdb: u64) -> (u32, bool) {
+    /// The caches of `class` for the address space below `pdb`.
+    pub(crate) fn context(&mut self, class: Class, pdb: u64) -> u32 {
         if let Some(&context) = self.known.get(&(class, pdb)) {
-            return (context, false);
+            return context;
         }
         let context = u32::try_from(self.contexts.len()).unwrap_or(u32::MAX);
         self.contexts.push(Context { class, pdb, pages: Default::default() });
         self.known.insert((class, pdb), context);
-        (context, true)
+        context
     }
 
     /// Fetches the word at `at` for `context`: from the cache if it is there, else from memory into the cache. `None`

@@ -158,6 +158,27 @@ fn a_root_goes_with_its_memory() {
         driver.invalidate(0);
         driver.gpu.note_table_taken(TableAddr::vram(PD1), 4096);
         assert_eq!(driver.rules(), []);
+        // But the driver can, with the table below it that is fresh and unwritten by now.
+        driver.gpu.note_root(pdb());
+        assert_eq!(driver.rules(), [Rule::PublishedUninitialised]);
+        driver.gpu.note_table_freed(TableAddr::vram(PD2), 4096);
+        assert_eq!(driver.rules(), [Rule::TableFreedReachable]);
+    }
+}
+
+#[test]
+fn a_forgotten_root_reaches_nothing() {
+    for chip in BOTH {
+        let mut driver = used_page(chip);
+        driver.gpu.forget_root(pdb());
+        driver.gpu.note_table_freed(TableAddr::vram(SMALL), 4096);
+        assert_eq!(driver.rules(), [Rule::TableFreedReachable], "caches keep what they have");
+        driver.invalidate(0);
+        driver.gpu.forget_root(pdb());
+        for table in [SMALL, PD0, PD1, PD2, PD3, ROOT] {
+            driver.gpu.note_table_freed(TableAddr::vram(table), 4096);
+        }
+        assert_eq!(driver.rules(), []);
     }
 }
 

@@ -327,8 +327,8 @@ mod tests {
         let (mut tables, mut directories) = (Slab::<LeafTable, 64>::new(), Slab::<Directory, 8>::new());
         tables.reserve(64).expect("memory");
         directories.reserve(8).expect("memory");
-        println!("{} and {} bytes", tables.footprint() / 64, directories.footprint() / 8);
-        assert!(tables.footprint() / 64 <= 64 && directories.footprint() / 8 <= 2560);
+        let (table, directory) = (tables.footprint() / 64, directories.footprint() / 8);
+        assert!(table <= 64 && directory <= 2560, "{table} and {directory} bytes");
     }
 
     #[test]

@@ -227,6 +227,24 @@ fn what_cannot_be_followed_is_said_where_it_is() {
     assert!(bad[2].contains("0xffffffffffffffff") && bad[3].contains("0xbadf5040badf5040"), "{bad:?}");
 }
 
+/// Of two tables under one dual entry only the small one is missing: big pages still translate, for both readers.
+#[test]
+fn big_pages_beside_a_missing_small_table_still_translate() {
+    let mut image = two_tables();
+    let (big, small) = (Link::table(TableAddr::vram(0x6000)), Link::table(TableAddr::vram(0x9_0000)));
+    image.put(0x5000, &V3::encode_dual(&Dual::Links { big, small }).unwrap());
+    let at = walk::<V3, _>(&mut image, TableAddr::vram(0x1000), ALL, 0x3000).unwrap();
+    assert!(matches!(at.outcome, Outcome::Mapped { .. }));
+    for view in [View::Translations, View::Structure] {
+        let (events, _) = events::<V3>(&mut image, 0x1000, view);
+        let found: Vec<bool> = events
+            .iter()
+            .filter_map(|e| if let Event::Entry { step, .. } = e { Some(matches!(step.is, Is::Bad(_))) } else { None })
+            .collect();
+        assert_eq!(found, [true, false, false], "one bad entry, then the 64K page and the sparse one");
+    }
+}
+
 #[test]
 fn a_table_that_points_to_itself_ends_at_the_depth_of_the_format() {
     let mut image = Image(vec![0; 0x2000]);

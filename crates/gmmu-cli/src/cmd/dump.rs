@@ -20,8 +20,9 @@ Examples:
   gmmu dump --file vram.img --mmu v2 --root 0x10000 --range 0x1000000000+1G --merge none
   gmmu dump --file vram.img --mmu v3 --root 0x10000 --json
 
-Neighbours in addresses and memory with equal page size, kind and flags are one range. An entry that lies partly in
---range is shown whole. Exit code 1: the output was cut short.";
+Neighbours in addresses and memory with equal page size, kind and flags are one
+range. An entry that lies partly in --range is shown whole.
+Exit code 1: the output was cut short.";
 
 /// Arguments of `gmmu dump`.
 #[derive(Debug, clap::Args)]
@@ -67,7 +68,7 @@ fn dump<F: Format>(args: &Args, source: &mut Source, console: &mut Console<'_>) 
     let mut barren = Barren::default();
     let mut scan = Scan::<F>::new(space, range, &mut barren).map_err(|error| source.failure(error))?;
     let mut list = List::begin(console, source, args)?;
-    let mut progress = Progress::new(list.console.terminal(), "walking", None);
+    let mut progress = Progress::beside_output(list.console.terminal(), "walking", None);
     let cut = loop {
         progress.advance(1);
         match scan.next(&mut source.memory) {

@@ -19,8 +19,9 @@ Examples:
   gmmu encode --mmu v3 --entry pte --to no4k
   gmmu encode --mmu v2 --entry dual --big vram:0x7fe00 --small none
 
-Flags: acd encrypted noatomic priv ro vol. Exactly the flags given are set, and only the widths of the fields are
-checked. A dual entry and a 2M leaf have two words, low first.";
+Flags: acd encrypted noatomic priv ro vol. Exactly the flags given are set, and
+only the widths of the fields are checked. A dual entry and a 2M leaf have two
+words, low first.";
 
 /// Arguments of `gmmu encode`.
 #[derive(Debug, clap::Args)]
@@ -113,8 +114,9 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
 
 fn encode<F: Format>(args: &Args) -> Result<Vec<u64>, Failure> {
     check_options(args)?;
-    let refused = |error: EncodeError| match args.to {
-        Some(Goal::Memory(to)) => Failure::usage(format_args!("{to}: {error}")),
+    let refused = |error: EncodeError| match (args.to, error) {
+        // The error has the frame number only.
+        (Some(Goal::Memory(to)), EncodeError::TooWide(..)) => Failure::usage(format_args!("{to}: {error}")),
         _ => Failure::usage(error),
     };
     if args.entry == Entry::Dual {

@@ -4,18 +4,23 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use super::walk::{self, WalkView};
 use crate::console::Console;
 use crate::exit::{Exit, Failure, Outcome};
+use crate::fault::advice::other_xid;
 use crate::fault::lines::for_each_line;
 use crate::fault::parse::{FAULTS_MAX, Log, Parser};
 use crate::fault::report::Report;
+use crate::source::{Source, SourceArgs};
 
 const EXAMPLES: &str = "\
 Examples:
   gmmu fault 'NVRM: Xid (PCI:0000:2b:00): 31, pid=1234, name=python, Ch 00000023, ...'
   sudo dmesg | gmmu fault -
   gmmu fault /var/log/kern.log.2.gz --json
+  gmmu fault 'NVRM: Xid ...' --file vram.img --chip gh100 --root 0x10000
 
+With a source, the walk of the address through its page tables is shown too.
 Exit code 1: nothing in the input is an MMU fault.";
 
 /// Arguments of `gmmu fault`.
@@ -23,8 +28,11 @@ Exit code 1: nothing in the input is an MMU fault.";
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// A line of the kernel log, the name of a log file (.gz too), or - for stdin
-    #[arg(value_name = "LINE|FILE|-", allow_hyphen_values = true)]
+    #[arg(value_name = "LINE|FILE|-")]
     input: Vec<String>,
+
+    #[command(flatten)]
+    source: SourceArgs,
 }
 
 /// Runs the command.
@@ -33,13 +41,17 @@ pub struct Args {
 /// Input that cannot be read, or without a fault in it.
 pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
     let log = read(args, console)?;
-    let lines = log.lines;
-    let report = Report::new(log);
+    let missing = nothing(&log);
+    let mut report = Report::new(log);
     if report.faults().is_empty() {
         if console.json() {
             console.show(&report)?;
         }
-        return Err(nothing(lines));
+        return Err(missing);
+    }
+    if args.source.any() {
+        let mut source = args.source.open()?;
+        report.add_walks(|va| look_up(&mut source, va))?;
     }
     console.show(&report)?;
     if report.truncated() {
@@ -49,12 +61,26 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
     Ok(Exit::Done)
 }
 
-fn nothing(lines: u64) -> Failure {
-    let what = match lines {
+/// The walk of a fault's address; none where the source has no such address.
+fn look_up(source: &mut Source, va: u64) -> Result<Option<WalkView>, Failure> {
+    if source.plain_va(va) < source.va_end() { walk::look_up(source, va).map(Some) } else { Ok(None) }
+}
+
+/// The failure for a log without a fault.
+fn nothing(log: &Log) -> Failure {
+    let what = match log.lines {
         0 => "the input is empty".to_owned(),
         1 => "this line is no MMU fault".to_owned(),
-        _ => format!("none of the {lines} lines is an MMU fault"),
+        lines => format!("none of the {lines} lines is an MMU fault"),
     };
+    let others = log.other_xids.keys().map(|&xid| match other_xid(xid) {
+        Some(means) => format!("Xid {xid} is {means}"),
+        None => format!("Xid {xid} is another error of the card"),
+    });
+    let others: Vec<_> = others.collect();
+    if !others.is_empty() {
+        return Failure::new(Exit::Negative, format_args!("{what}: {}", others.join("; ")));
+    }
     Failure::new(Exit::Negative, what).hint(
         "such lines look like `NVRM: Xid (PCI:…): 31, … MMU Fault: ENGINE … faulted @ 0x…`, or with nouveau \
          `fault 01 [VIRT_WRITE] at … engine …`",

@@ -28,6 +28,10 @@ Examples:
 Everything runs on a model: no GPU is needed or touched. Exit code 1: a page was wrong, or the sanitizer found
 something.";
 
+/// Every 4 KiB is looked up, whatever the page size.
+const PAGE_STEP: usize = 4096;
+const _: () = assert!(PAGE_STEP as u64 == PAGE_BYTES);
+
 /// How many ranges are shown before the rest is only counted.
 const RANGES_SHOWN: usize = 16;
 
@@ -139,6 +143,9 @@ fn run_on<F: Format>(args: &Args, console: &mut Console<'_>) -> Outcome {
     if let Some(path) = &args.vram_out {
         write_vram(machine.gpu(), path)?;
     }
+    if let Some(path) = &args.snapshot {
+        machine.snapshot(path, std::iter::once(("map", vmm.pdb())))?;
+    }
     if !args.keep {
         machine.gpu().reset_counts();
         unmap(&mut machine, &mut vmm, range.clone())?;
@@ -165,7 +172,7 @@ impl Memory {
     fn choose(args: &Args) -> Result<MemoryPlan, Failure> {
         let page = args.page_size();
         let unit = page.map_or(PAGE_BYTES, PageSize::bytes);
-        if args.size == 0 || args.size % unit != 0 {
+        if args.size == 0 || !args.size.is_multiple_of(unit) {
             return Err(Failure::usage(format_args!(
                 "--size {}: not a positive multiple of the page size {}",
                 Size(args.size),
@@ -322,7 +329,7 @@ fn verify<F: Format>(
     let client = engine(vmm);
     let unit = args.page_size().map_or(PAGE_BYTES, PageSize::bytes);
     let privileged = args.flags.iter().any(|flag| flag == "priv");
-    for offset in (0..args.size).step_by(PAGE_BYTES as usize) {
+    for offset in (0..args.size).step_by(PAGE_STEP) {
         progress.advance(1);
         let wanted = PhysAddr::vram(memory.at(offset, unit));
         match machine.gpu().access(client, va + offset, AccessKind::Read, privileged) {
@@ -342,7 +349,7 @@ fn verify_gone<F: Format>(
     progress: &mut Progress,
 ) -> Option<String> {
     let client = engine(vmm);
-    for va in range.step_by(PAGE_BYTES as usize) {
+    for va in range.step_by(PAGE_STEP) {
         progress.advance(1);
         if let Ok(found) = machine.gpu().access(client, va, AccessKind::Read, true) {
             return Some(format!("{va:#x} still leads to {} after the unmap", found.to));

@@ -5,5 +5,6 @@ pub mod dump;
 pub mod encode;
 pub mod fault;
 pub mod map;
+pub mod run;
 pub mod tree;
 pub mod walk;

@@ -5,13 +5,14 @@ use gmmu::format::{Format, Kind};
 use gmmu::walk::{Outcome as End, Step, Walk, walk};
 use serde::Serialize;
 
+use crate::bad::words_read;
 use crate::console::{BAD, Console, FAINT, GOOD, SCHEMA, STRONG, View};
 use crate::entry::fields::Fields;
 use crate::entry::{self, flags_text, leads_to, second_table};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::format::kind_text;
 use crate::hole;
-use crate::notation::{Address, Size, Text, Word};
+use crate::notation::{Address, RoughSize, Text, Word};
 use crate::num::{AddressOrRange, Range, address_or_range, number};
 use crate::ranges::{RangeView, span_name};
 use crate::scan::Space;
@@ -24,7 +25,8 @@ Examples:
   gmmu walk 0x725f_fb800000 --file vram.img --mmu v2 --root 0x10000 --json
   gmmu walk 0x1000000000+2M --file vram.img --mmu v3 --root 0x10000
 
-Exit code 1: not mapped, or an entry that cannot be followed; of a range, any of it.";
+Exit code 1: not mapped, or an entry that cannot be followed; of a range, any
+part of it.";
 
 /// Arguments of `gmmu walk`.
 #[derive(Debug, clap::Args)]
@@ -57,8 +59,8 @@ enum Verdict {
 }
 
 /// One translation.
-#[derive(Debug, Serialize)]
-struct WalkView {
+#[derive(Clone, Debug, Serialize)]
+pub struct WalkView {
     schema: u32,
     mmu: &'static str,
     root: Text<TableAddr>,
@@ -81,7 +83,7 @@ struct WalksView {
 }
 
 /// The way of one address through the tables.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 struct Translation {
     va: Address,
     steps: Vec<StepView>,
@@ -115,7 +117,7 @@ struct StepView {
 }
 
 /// What is around an address that is not mapped.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 struct HoleView {
     hole: Extent,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -125,7 +127,7 @@ struct HoleView {
 }
 
 /// Where the hole is.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 struct Extent {
     va: Address,
     bytes: u64,
@@ -139,7 +141,7 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
     let mut source = args.source.open()?;
     match args.va {
         AddressOrRange::One(va) => {
-            let view = with_format!(source.mmu, walk_one(&mut source, va))?;
+            let view = look_up(&mut source, va)?;
             console.show(&view)?;
             Ok(view.translation.result.exit())
         }
@@ -154,6 +156,12 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
             Ok(bad.unwrap_or(Exit::Done))
         }
     }
+}
+
+/// The walk of one address, for commands that explain it.
+pub(crate) fn look_up(source: &mut Source, va: u64) -> Result<WalkView, Failure> {
+    let va = source.plain_va(va);
+    with_format!(source.mmu, walk_one(source, va))
 }
 
 fn walk_one<F: Format>(source: &mut Source, va: u64) -> Result<WalkView, Failure> {
@@ -235,7 +243,7 @@ fn deciding_span(walked: &Walk) -> u64 {
 }
 
 fn step_view<F: Format>(source: &Source, step: &Step) -> StepView {
-    let raw = step.words();
+    let raw = words_read(step);
     StepView {
         level: step.level.name,
         index: step.index,
@@ -279,7 +287,10 @@ impl StepView {
 
     fn text(&self, console: &mut Console<'_>) -> Result<(), Failure> {
         let level = if self.level == "PTE" { format!("PTE {}", span_name(self.span)) } else { self.level.to_owned() };
-        let raw = self.raw.iter().map(Word::to_string).collect::<Vec<_>>().join(" ");
+        let raw = match self.raw.as_slice() {
+            [] => "(not read)".to_owned(),
+            words => words.iter().map(Word::to_string).collect::<Vec<_>>().join(" "),
+        };
         console.line(format_args!("{level:<7} [{:>3}]  {}  {raw}", self.index, self.entry))?;
         if self.raw.iter().any(|word| word.0 != 0) {
             console.line(format_args!("         {FAINT}{}{FAINT:#}", self.fields.line()))?;
@@ -324,7 +335,7 @@ impl View for WalkView {
         let Some(around) = &self.hole else { return Ok(()) };
         let Extent { va, bytes } = &around.hole;
         let end = Address(va.0.saturating_add(*bytes));
-        console.line(format_args!("\nThe hole is {va}..{end} ({}).", Size(*bytes)))?;
+        console.line(format_args!("\nThe hole is {va}..{end} ({}).", RoughSize(*bytes)))?;
         for (side, range) in [("below", &around.below), ("above", &around.above)] {
             match range {
                 Some(range) => console.line(format_args!("  nearest {side}  {}", range.line()))?,

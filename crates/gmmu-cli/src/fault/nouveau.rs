@@ -41,7 +41,8 @@ pub fn parse(line: &str) -> Option<Fault> {
 /// Whether `line` might be the beginning of a message that goes on in the next line.
 #[must_use]
 pub fn may_begin(line: &str) -> bool {
-    line.contains("nouveau ") && (line.contains(" fault ") || line.ends_with(" fault"))
+    // Register accesses fault too, and have lines of their own.
+    line.contains("nouveau ") && (line.contains(" fault ") || line.ends_with(" fault")) && !line.contains("MMIO")
 }
 
 /// `… fifo: fault 01 [VIRT_WRITE]` or `… fifo: write fault`.

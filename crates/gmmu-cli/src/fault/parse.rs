@@ -9,6 +9,8 @@ use nvrm::Xid;
 pub const FAULTS_MAX: usize = 10_000;
 /// Lines that look like a fault but do not read, of which the numbers are kept.
 const PUZZLES_MAX: usize = 100;
+/// How the second part of an Xid 31 begins.
+const BODY: &str = "MMU Fault:";
 /// Lines that a broken message may go on for.
 const CONTINUATIONS_MAX: u32 = 3;
 
@@ -48,7 +50,7 @@ impl Parser {
     pub fn line(&mut self, number: u64, line: &str) -> bool {
         self.log.lines = number;
         if let Some(broken) = self.broken.take() {
-            if begins_message(line) {
+            if begins_message(line) || broken.has_body() && line.contains(BODY) {
                 self.settle(broken);
             } else if !self.go_on(broken, line) {
                 return !self.log.truncated;
@@ -132,6 +134,13 @@ impl Parser {
         }
         fault.line = line;
         self.log.faults.push(fault);
+    }
+}
+
+impl Broken {
+    /// Whether the text has reached its second part, so that another one belongs to another message.
+    fn has_body(&self) -> bool {
+        self.readings.first().is_some_and(|text| text.contains(BODY))
     }
 }
 
@@ -231,8 +240,20 @@ mod tests {
     }
 
     #[test]
+    fn half_a_body_does_not_eat_the_next_one() {
+        let body = |at: &str| XID.split_at(XID.find(BODY).unwrap_or(0)).1.replace("6f17", at);
+        let (one, two) = (body("0"), body("1"));
+        let cut = one.split(" Fault is").next().unwrap_or_default();
+        let found = log(&format!("{cut}\n{two}\n")).faults;
+        let seen: Vec<_> = found.iter().map(|fault| (fault.va, fault.complete)).collect();
+        assert_eq!(seen, [(Some(0x0402_7000), false), (Some(0x1_0402_7000), true)]);
+    }
+
+    #[test]
     fn what_looks_like_a_fault_but_is_none_is_named() {
         assert_eq!(log("NVRM: Xid 31 happened\nall is well").puzzles, [1]);
+        let register = "nouveau 0000:01:00.0: bus: MMIO read fault at 022554 [ IBUS ]";
+        assert!(log(register).puzzles.is_empty(), "a fault, but none of the MMU");
     }
 
     proptest! {

@@ -8,6 +8,7 @@ use super::advice::{self, Suspect};
 use super::parse::Log;
 use super::units::{self, Role};
 use super::{Access, Fault, Kind, Operation, Source, address};
+use crate::cmd::walk::WalkView;
 use crate::console::{BAD, Console, FAINT, SCHEMA, STRONG, View};
 use crate::exit::Failure;
 use crate::notation::Address;
@@ -16,6 +17,9 @@ use crate::notation::Address;
 const WIDTH: usize = 80;
 /// Explanations that are printed in full; a log with more kinds of faults gets one line for each of the others.
 const FULL_MAX: usize = 8;
+
+/// Faults whose addresses are looked up in a source.
+const WALKS_MAX: usize = 100;
 
 /// All that `gmmu fault` says.
 #[derive(Debug, Serialize)]
@@ -55,6 +59,9 @@ pub struct Explained {
     usually: Vec<String>,
     cannot_tell: Vec<String>,
     next: Vec<String>,
+    /// What the page tables of a source say of the address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    walk: Option<WalkView>,
 }
 
 /// Another Xid in the same log.
@@ -77,6 +84,22 @@ impl Report {
             not_understood: log.puzzles,
             truncated: log.truncated,
         }
+    }
+
+    /// Looks the addresses of the first faults up, and adds what was found.
+    ///
+    /// # Errors
+    /// Those of `look_up`.
+    pub fn add_walks(
+        &mut self,
+        mut look_up: impl FnMut(u64) -> Result<Option<WalkView>, Failure>,
+    ) -> Result<(), Failure> {
+        for fault in self.faults.iter_mut().take(WALKS_MAX) {
+            if let (Some(va), false) = (fault.va, fault.access.is_some_and(|access| access.physical)) {
+                fault.walk = look_up(va.0)?;
+            }
+        }
+        Ok(())
     }
 
     /// The faults.
@@ -108,6 +131,7 @@ impl Explained {
             next: advice::next(&fault),
             source: fault.source,
             line: fault.line,
+            walk: None,
             gpu: fault.gpu,
             mig: fault.mig,
             va: fault.va.map(Address),
@@ -225,7 +249,12 @@ fn full(group: &[&Explained], console: &mut Console<'_>) -> Result<(), Failure> 
     }
     list(console, "Usually", &first.usually, false)?;
     list(console, "This line cannot tell", &first.cannot_tell, false)?;
-    list(console, "Next", &first.next, true)
+    list(console, "Next", &first.next, true)?;
+    if let Some(walk) = &first.walk {
+        console.line(format_args!("\n{STRONG}In the page tables of the source{STRONG:#}"))?;
+        walk.text(console)?;
+    }
+    Ok(())
 }
 
 /// What the line says, part by part.

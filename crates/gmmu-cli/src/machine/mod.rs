@@ -16,12 +16,13 @@ use gmmu::format::Format;
 use gmmu::mmio::Mmio;
 use gmmu::tlb::Limits;
 use gmmu::vmm::{CommitError, Job, MapRequest, Mapping, PrepareError, Receipt, SpaceConfig, Use, Vmm};
-use gmmu::vram::{Contiguous, Place, Request, TablePages, Vram};
+use gmmu::vram::{Contiguous, Place, Request, State, TablePages, Vram};
 use gmmu_sim::{Client, Config, Gpu, Notes, Watched};
 
 use crate::exit::Failure;
 use crate::notation::Size;
 use crate::num::number;
+use crate::snapshot::{self, NamedRoot, SnapshotInfo};
 use crate::source::chip;
 
 /// Video memory below this is never handed out: address 0 is no place for a table.
@@ -54,7 +55,15 @@ impl Machine {
     /// # Errors
     /// Exit code 2 and why, where there can be no such GPU.
     pub fn new(chip: &Chip, vram_bytes: u64, foreign: &[Range<u64>]) -> Result<Self, Failure> {
-        let config = Config { vram: vram_bytes, ..Config::chip(chip.name) };
+        Self::seeded(chip, vram_bytes, foreign, 0)
+    }
+
+    /// The same, with the seed of everything that is arbitrary in the model.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn seeded(chip: &Chip, vram_bytes: u64, foreign: &[Range<u64>], seed: u64) -> Result<Self, Failure> {
+        let config = Config { vram: vram_bytes, seed, ..Config::chip(chip.name) };
         let gpu = Gpu::new(&config).map_err(Failure::usage)?;
         let mmio = Mmio::probe(gpu).map_err(Failure::usage)?;
         let end = VramAddr::new(mmio.vram_bytes());
@@ -102,6 +111,12 @@ impl Machine {
             Failure::usage(format_args!("{} of contiguous video memory: {why}", Size(bytes)))
                 .hint(format_args!("the GPU has {total}; give it more with --vram, or take less"))
         })
+    }
+
+    /// Gives data memory back.
+    pub fn give_data(&mut self, data: Contiguous) {
+        let given = self.vram.free(data.extent(), State::Dirty);
+        debug_assert!(given.is_ok(), "{given:?}");
     }
 
     /// Makes an address space, its root where the user wants it or anywhere.
@@ -174,6 +189,21 @@ impl Machine {
         let cancelled = vmm.cancel(&mut pool, job);
         self.tell();
         cancelled
+    }
+
+    /// Writes a snapshot of the page tables below `roots`.
+    ///
+    /// # Errors
+    /// A failure that names the file.
+    pub fn snapshot<'n>(
+        &mut self,
+        path: &std::path::Path,
+        roots: impl Iterator<Item = (&'n str, TableAddr)>,
+    ) -> Result<(), Failure> {
+        let roots = roots.map(|(name, at)| NamedRoot { name: name.to_owned(), at }).collect();
+        let info = SnapshotInfo::of_chip(self.mmio.chip(), self.vram_bytes(), roots);
+        snapshot::write(path, &info, &mut self.gpu().peek())?;
+        Ok(())
     }
 
     /// Everything that the sanitizer found.

@@ -75,9 +75,16 @@ impl Image {
         self.base.saturating_add(self.bytes)
     }
 
-    /// How long the image is.
+    /// How much of the image is not a hole, as far as the system says.
     #[must_use]
-    pub const fn bytes(&self) -> u64 {
+    pub fn bytes_held(&self) -> u64 {
+        #[cfg(unix)]
+        if let Ok(metadata) = self.file.metadata() {
+            use std::os::unix::fs::MetadataExt;
+            // A block device holds all that it spans, and says 0.
+            let held = metadata.blocks().saturating_mul(512);
+            return if metadata.is_file() { held.min(self.bytes) } else { self.bytes };
+        }
         self.bytes
     }
 

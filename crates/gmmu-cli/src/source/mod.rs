@@ -160,6 +160,8 @@ fn root_of_instance(memory: &mut Image, inst: TableAddr) -> Result<TableAddr, Fa
     let word = memory.read_word(place).map_err(|error| outside(memory, "the instance block", inst, error))?;
     let at = word & !0xfff;
     match word & 3 {
+        _ if word == 0 => Err(Failure::input(format_args!("{inst} is no instance block: its word at {place} is 0"))
+            .hint("give the top table itself with --root ADDR")),
         0 => Ok(TableAddr::vram(at)),
         2 => Ok(TableAddr::SysCoherent(SysAddr::new(at))),
         3 => Ok(TableAddr::SysNonCoherent(SysAddr::new(at))),
@@ -228,19 +230,29 @@ impl Source {
         1 << self.mmu.va_bits()
     }
 
+    /// The address that the tables are indexed with. From Hopper on, 57-bit addresses are often written with their
+    /// sign: bits 63:57 repeat bit 56.
+    #[must_use]
+    pub const fn plain_va(&self, va: u64) -> u64 {
+        match self.mmu {
+            MmuVersion::V3 if va >> 56 == 0xff => va & (self.va_end() - 1),
+            _ => va,
+        }
+    }
+
     /// How many tables a search may read: far more than an image of this size can hold, unless tables form a loop.
     #[must_use]
-    pub const fn tables_max(&self) -> u64 {
+    pub fn tables_max(&self) -> u64 {
         const SPARE: u64 = 1 << 16;
-        SPARE + self.memory.bytes() / 1024
+        SPARE + self.memory.bytes_held() / 1024
     }
 
     /// Why an entry is bad, as far as possible in terms of the image.
     #[must_use]
     pub fn why(&self, why: &Why) -> String {
         let (what, error) = match why {
-            Why::TableUnreadable(error) => ("its table", error),
-            Why::Unreadable(error) => ("it", error),
+            Why::TableUnreadable(error) => ("the table", error),
+            Why::Unreadable(error) => ("the entry", error),
             other => return other.to_string(),
         };
         match error {

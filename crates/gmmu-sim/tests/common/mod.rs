@@ -128,16 +128,12 @@ impl Driver {
     /// Invalidates the test's space to a depth, with more command bits, and waits.
     pub fn invalidate_with(&mut self, depth: u32, more: u32) {
         self.trigger(depth, more);
-        for _ in 0..10 {
-            if self.gpu.read32(0xb8_30b0).expect("a register") >> 31 == 0 {
-                return;
-            }
-        }
-        panic!("the invalidate never ended");
+        let ended = (0..10).any(|_| self.gpu.read32(0xb8_30b0).is_ok_and(|command| command >> 31 == 0));
+        assert!(ended, "the invalidate never ended");
     }
 
     pub fn trigger(&mut self, depth: u32, more: u32) {
-        self.gpu.write32(0xb8_30a0, (ROOT >> 12 << 4) as u32).expect("a register");
+        self.gpu.write32(0xb8_30a0, u32::try_from(ROOT >> 12 << 4).expect("a low root")).expect("a register");
         self.gpu.write32(0xb8_30a4, 0).expect("a register");
         self.gpu.write32(0xb8_30b0, 1 << 31 | depth << 24 | 1 | more).expect("a register");
     }

@@ -16,13 +16,13 @@ struct Seen {
 impl<T> Tree<T> {
     /// Checks order, links, fill, and what each node knows of those below it.
     pub(super) fn check(&self) -> Result<(), &'static str> {
-        let mut seen = Seen { leaves: 0, inners: 0, ranges: 0, node: NONE, end: self.limits.start, guard: NO_GUARD };
+        let mut seen = Seen { leaves: 0, inners: 0, ranges: 0, node: NONE, end: self.base, guard: NO_GUARD };
         if self.depth > 0 {
             self.check_inners(&mut seen)?;
         } else if self.root != NONE {
             self.check_leaf(self.root, 1, &mut seen)?;
         }
-        if seen.node != self.tail || seen.end > self.limits.end {
+        if seen.node != self.tail || (seen.node != NONE && seen.end > self.limits.end) {
             return Err("the last leaf is not the last, or ends outside the limits");
         }
         if (seen.leaves, seen.inners, seen.ranges) != (self.leaves.len(), self.inners.len(), self.len()) {
@@ -80,7 +80,7 @@ impl<T> Tree<T> {
         if leaf.next != NONE && self.leaves.get(leaf.next).map(|next: &Leaf| next.prev) != Some(node) {
             return Err("leaves are not linked both ways");
         }
-        let mut at = leaf.before;
+        let mut at = if leaf.prev == NONE { self.limits.start } else { leaf.before };
         for slot in 0..leaf.len() {
             let item = leaf.item(slot).ok_or("a range is missing")?;
             if item.start < at || item.end <= item.start {

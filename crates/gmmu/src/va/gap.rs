@@ -7,22 +7,30 @@ use crate::addr::{PageSize, PAGE_BYTES};
 pub(super) const KINDS: usize = 4;
 
 /// Sizes of a gap in pages, each from the first multiple of a page size of [`UNITS`] on: a wish with that alignment fits
-/// if and only if it is not longer. What is 8 TiB or more counts as that: 32 bits keep a node's sizes in one cache line,
-/// and the few gaps that large are looked at.
+/// if and only if it is not longer. What is at least [`HUGE`] just says so: 32 bits keep sizes small, and the few gaps
+/// that large are looked at.
 pub(super) type Sizes = [Size; KINDS];
 
 /// A number of pages; signed, for that is what common processors compare many of at a time.
 pub(super) type Size = i32;
 
-/// `bytes` in pages, as far as a [`Size`] can say.
+/// From here on, 4 TiB, sizes are not told apart.
+const HUGE: Size = 1 << 30;
+
+/// The longest way to the next multiple of a unit, in pages, rounded up to a power of two.
+const FARTHEST: Size = 1 << 17;
+
+/// `bytes` of a wish in pages, as far as a [`Size`] can say.
 #[inline]
 pub(super) fn pages(bytes: u64) -> Size {
-    Size::try_from(bytes / PAGE_BYTES).unwrap_or(Size::MAX)
+    Size::try_from(bytes / PAGE_BYTES).unwrap_or(HUGE).min(HUGE)
 }
 
 /// The alignments for which the tree keeps sizes: those that page sizes ask for.
 const UNITS: [u64; KINDS] =
     [PageSize::Size4K.bytes(), PageSize::Size64K.bytes(), PageSize::Size2M.bytes(), PageSize::Size512M.bytes()];
+
+const _: () = assert!(UNITS[KINDS - 1] / PAGE_BYTES == FARTHEST as u64);
 
 /// The kind of size by which gaps for `align` are sought: exact for the alignments in [`UNITS`], else that of the next
 /// smaller one, which all gaps that fit have too.
@@ -67,18 +75,13 @@ impl Gap {
         (start >= from.max(lo)).then_some(start)
     }
 
-    /// The size of one kind, without a guard of the wish's own.
-    #[inline]
-    pub(super) fn size(&self, kind: usize) -> Size {
-        let (from, to) = self.usable(0);
-        UNITS.get(kind).map_or(0, |unit| size_from(from, to, *unit))
-    }
-
-    /// All sizes.
+    /// All sizes, without a guard of the wish's own.
     #[inline]
     pub(super) fn sizes(&self) -> Sizes {
         let (from, to) = self.usable(0);
-        UNITS.map(|unit| size_from(from, to, unit))
+        let mut largest = Largest::new();
+        largest.add(from, to);
+        largest.sizes()
     }
 
     /// How many bytes fit within `lo..hi`, whatever the alignment.
@@ -88,15 +91,30 @@ impl Gap {
     }
 }
 
-#[inline]
-fn size_from(from: u64, to: u64, unit: u64) -> Size {
-    let mask = unit.wrapping_sub(1);
-    // Where no address above is a multiple, nothing fits; it must not look larger than a gap that it is a part of.
-    let up = from.wrapping_add(mask) & !mask;
-    if up < from {
-        0
-    } else {
-        pages(to.saturating_sub(up))
+/// The largest sizes of several gaps.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Largest(Sizes);
+
+impl Largest {
+    pub(super) const fn new() -> Self {
+        Self([0; KINDS])
+    }
+
+    /// Looks at a gap from `from` to `to`, if it is one.
+    #[inline]
+    pub(super) fn add(&mut self, from: u64, to: u64) {
+        let Some(bytes) = to.checked_sub(from) else { return };
+        // Cut off so far above `HUGE` that it stays at least that without the way to the first multiple.
+        const CUT: Size = HUGE + FARTHEST;
+        let length = Size::try_from(bytes / PAGE_BYTES).unwrap_or(CUT).min(CUT);
+        let way = Size::try_from((from.wrapping_neg() / PAGE_BYTES) & (FARTHEST as u64 - 1)).unwrap_or(0);
+        for (best, unit) in self.0.iter_mut().zip(UNITS) {
+            *best = (*best).max(length - (way & (pages(unit) - 1)));
+        }
+    }
+
+    pub(super) const fn sizes(&self) -> Sizes {
+        self.0
     }
 }
 

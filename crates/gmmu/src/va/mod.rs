@@ -47,7 +47,8 @@ impl<T> VaSpace<T> {
         if limits.start >= limits.end || limits.start % PAGE_BYTES != 0 || limits.end % PAGE_BYTES != 0 {
             return Err(VaError::InvalidRequest(InvalidVa::Limits));
         }
-        let tree = Tree::new(limits.start..limits.end);
+        let base = if limits.start > NULL_GUARD_BYTES { limits.start } else { NULL_GUARD_BYTES };
+        let tree = Tree::new(limits.start..limits.end, base);
         Ok(Self { limits, tree, excluded: Windows::new() })
     }
 

@@ -1,6 +1,7 @@
 //! The nodes of the tree: leaves with ranges, inner nodes with what they know of their children.
 
-use super::gap::{Edge, Gap, Size, Sizes, KINDS};
+use super::gap::{align_up, Edge, Gap, Largest, Size, Sizes, KINDS};
+use super::request::Wish;
 use crate::addr::PAGE_BYTES;
 
 /// Most entries of a node.
@@ -63,6 +64,13 @@ pub(super) fn spread<N: Node>(left: &mut N, right: &mut N, keep: usize) {
     }
     left.cut(keep);
     right.cut((had + other).saturating_sub(keep));
+}
+
+/// The larger size of each kind.
+#[inline]
+pub(super) fn larger(mut one: Sizes, other: Sizes) -> Sizes {
+    one.iter_mut().zip(other).for_each(|(one, other)| *one = (*one).max(other));
+    one
 }
 
 /// Makes a hole at `slot` of the first `len` values; there must be room for one more.
@@ -173,20 +181,48 @@ impl Leaf {
         Some(Gap { before: self.edge_before(slot), after: edge(start, self.rest.get(slot)?.0) })
     }
 
-    /// The ranges with at least `bytes` before them, guard gaps not counted, as bits.
+    /// Where a gap may be used if nobody asks for guard gaps, for all gaps from the first on.
     #[inline]
-    pub(super) fn with(&self, bytes: u64) -> u32 {
-        let mut bits = u32::from(self.start[0].wrapping_sub(self.before) >= bytes);
-        let gaps = self.start.iter().skip(1).zip(&self.end).enumerate();
-        for (slot, (start, end)) in gaps {
-            bits |= u32::from(start.wrapping_sub(*end) >= bytes) << (slot + 1);
+    fn usable(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let guard = if self.before_guard == NO_GUARD { 0 } else { self.before_guard };
+        let mut from = self.before.saturating_add(u64::from(guard) * PAGE_BYTES);
+        let ranges = self.start.iter().zip(&self.end).zip(&self.rest).take(self.len());
+        ranges.map(move |((start, end), (guard, _))| {
+            let guard = u64::from(*guard) * PAGE_BYTES;
+            let gap = (from, start.saturating_sub(guard));
+            from = end.saturating_add(guard);
+            gap
+        })
+    }
+
+    /// The first range from `slot` on that has room for `wish` before it, in `lo..hi`.
+    #[inline]
+    pub(super) fn first_fit(&self, wish: &Wish, lo: u64, hi: u64, slot: usize) -> Option<usize> {
+        if wish.guard > 0 {
+            let fits = |slot: &usize| self.gap(*slot).is_some_and(|gap| gap.lowest(wish, lo, hi).is_some());
+            return (slot..self.len()).find(fits);
         }
-        bits & !(u32::MAX << self.len)
+        let fits = |(from, to): (u64, u64)| {
+            // Most gaps are too small before any alignment.
+            to.wrapping_sub(from) >= wish.bytes
+                && align_up(from.max(lo), wish.align)
+                    .is_some_and(|at| at.saturating_add(wish.bytes) <= to.min(hi) && at <= to)
+        };
+        self.usable().enumerate().skip(slot).find(|(_, gap)| fits(*gap)).map(|(slot, _)| slot)
     }
 
     /// The sizes of the gap before a range; nothing where there is no range.
+    #[inline]
     pub(super) fn sizes(&self, slot: usize) -> Sizes {
         self.gap(slot).map_or([0; KINDS], |gap| gap.sizes())
+    }
+
+    /// The largest sizes of all gaps.
+    pub(super) fn largest(&self) -> Sizes {
+        let mut largest = Largest::new();
+        // Most ranges touch, where the lowest place is always taken; then there is nothing to compute.
+        self.usable().filter(|(from, to)| from < to).for_each(|(from, to)| largest.add(from, to));
+        largest.sizes()
     }
 
     pub(super) fn insert(&mut self, slot: usize, item: Item) {
@@ -206,24 +242,8 @@ impl Leaf {
         self.cut(len.saturating_sub(1));
     }
 
-    /// The largest size of one kind of all gaps. Ends early at `known`, which is not to be exceeded.
-    pub(super) fn largest(&self, kind: usize, known: Size) -> Size {
-        let mut best = 0;
-        for slot in 0..self.len() {
-            best = best.max(self.gap(slot).map_or(0, |gap| gap.size(kind)));
-            if best >= known {
-                break;
-            }
-        }
-        best
-    }
-
     pub(super) fn row(&self, child: u32) -> Row {
-        let mut sizes = [0; KINDS];
-        for (kind, size) in sizes.iter_mut().enumerate() {
-            *size = self.largest(kind, Size::MAX);
-        }
-        Row { child, last: self.last(), sizes }
+        Row { child, last: self.last(), sizes: self.largest() }
     }
 }
 
@@ -256,12 +276,12 @@ pub(super) struct Inner {
     /// `u64::MAX` where there is no child.
     last: [u64; FAN],
     /// 0 where there is no child.
-    sizes: [[Size; FAN]; KINDS],
+    sizes: [Sizes; FAN],
 }
 
 impl Inner {
     pub(super) const fn new() -> Self {
-        Self { len: 0, child: [NONE; FAN], last: [u64::MAX; FAN], sizes: [[0; FAN]; KINDS] }
+        Self { len: 0, child: [NONE; FAN], last: [u64::MAX; FAN], sizes: [[0; KINDS]; FAN] }
     }
 
     /// The child with the first range that ends behind `va`; the last child where there is none.
@@ -278,16 +298,14 @@ impl Inner {
     /// The children that have a gap of at least `size` pages, which is not 0, as bits.
     #[inline]
     pub(super) fn with(&self, kind: usize, size: Size) -> u32 {
-        let Some(sizes) = self.sizes.get(kind) else { return 0 };
-        sizes.iter().enumerate().fold(0, |bits, (slot, have)| bits | u32::from(*have >= size) << slot)
+        // Masked, so that no check of bounds is left in the loop.
+        let kind = kind % KINDS;
+        self.sizes.iter().enumerate().fold(0, |bits, (slot, sizes)| bits | u32::from(sizes[kind] >= size) << slot)
     }
 
+    #[inline]
     pub(super) fn sizes(&self, slot: usize) -> Sizes {
-        let mut sizes = [0; KINDS];
-        for (to, from) in sizes.iter_mut().zip(&self.sizes) {
-            *to = from.get(slot).copied().unwrap_or(0);
-        }
-        sizes
+        self.sizes.get(slot).copied().unwrap_or_default()
     }
 
     /// Where the last range of all children ends.
@@ -299,23 +317,21 @@ impl Inner {
         self.last.get(slot).copied().unwrap_or(0)
     }
 
-    pub(super) fn update(&mut self, slot: usize, last: u64, sizes: &Sizes) {
+    pub(super) fn update(&mut self, slot: usize, last: u64, sizes: Sizes) {
         set(&mut self.last, slot, last);
-        for (to, from) in self.sizes.iter_mut().zip(sizes) {
-            set(to, slot, *from);
-        }
+        set(&mut self.sizes, slot, sizes);
     }
 
     #[inline]
-    pub(super) fn largest(&self, kind: usize) -> Size {
-        self.sizes.get(kind).map_or(0, |sizes| sizes.iter().fold(0, |best, size| best.max(*size)))
+    pub(super) fn largest(&self) -> Sizes {
+        self.sizes.iter().fold([0; KINDS], |best, sizes| larger(best, *sizes))
     }
 
     pub(super) fn insert(&mut self, slot: usize, row: Row) {
         let len = self.len();
         open(&mut self.child, len, slot);
         open(&mut self.last, len, slot);
-        self.sizes.iter_mut().for_each(|sizes| open(sizes, len, slot));
+        open(&mut self.sizes, len, slot);
         self.put(slot, row);
         self.len = self.len.saturating_add(1);
     }
@@ -324,16 +340,12 @@ impl Inner {
         let len = self.len();
         close(&mut self.child, len, slot);
         close(&mut self.last, len, slot);
-        self.sizes.iter_mut().for_each(|sizes| close(sizes, len, slot));
+        close(&mut self.sizes, len, slot);
         self.cut(len.saturating_sub(1));
     }
 
     pub(super) fn row(&self, child: u32) -> Row {
-        let mut sizes = [0; KINDS];
-        for (kind, size) in sizes.iter_mut().enumerate() {
-            *size = self.largest(kind);
-        }
-        Row { child, last: self.last(), sizes }
+        Row { child, last: self.last(), sizes: self.largest() }
     }
 }
 
@@ -346,21 +358,23 @@ impl Node for Inner {
     fn cut(&mut self, len: usize) {
         self.len = u32::try_from(len).unwrap_or(0);
         self.last.iter_mut().skip(len).for_each(|last| *last = u64::MAX);
-        self.sizes.iter_mut().for_each(|sizes| sizes.iter_mut().skip(len).for_each(|size| *size = 0));
+        self.sizes.iter_mut().skip(len).for_each(|sizes| *sizes = [0; KINDS]);
     }
     fn item(&self, slot: usize) -> Option<Row> {
         Some(Row { child: self.child(slot)?, last: self.last_of(slot), sizes: self.sizes(slot) })
     }
     fn put(&mut self, slot: usize, row: Row) {
         set(&mut self.child, slot, row.child);
-        self.update(slot, row.last, &row.sizes);
+        self.update(slot, row.last, row.sizes);
     }
 }
 
-/// How many values, in order, are at most `limit`. Always looks at all: a loop that ends early is mispredicted.
+/// How many values, in order, are at most `limit`. Never ends early: such a loop is mispredicted.
 #[inline]
 fn count_up_to(values: &[u64; FAN], limit: u64) -> usize {
     // `u64::MAX` is no value but the lack of one.
     let limit = limit.min(u64::MAX - 1);
-    values.iter().map(|value| usize::from(*value <= limit)).sum()
+    let upto = |values: &[u64]| values.iter().map(|value| usize::from(*value <= limit)).sum::<usize>();
+    let part = upto(&[values[3], values[7], values[11]]);
+    part * 4 + values.chunks_exact(4).nth(part).map_or(0, upto)
 }

@@ -1,7 +1,7 @@
 //! Where something fits: the gaps in order, skipping whole subtrees in which no gap is large enough.
 
 use super::gap::{kind_for, pages, Gap, Size};
-use super::node::{Inner, FAN};
+use super::node::{Inner, Node, FAN};
 use super::request::Wish;
 use super::tree::{Path, Tree};
 use crate::addr::PAGE_BYTES;
@@ -42,18 +42,19 @@ impl<T> Tree<T> {
 
     /// The lowest gap with room for `wish` in `lo..hi`.
     fn lowest_gap(&self, wish: &Wish, lo: u64, hi: u64) -> Option<Gap> {
+        if lo < self.base {
+            let head = self.head_gap();
+            if head.lowest(wish, lo, hi).is_some() {
+                return Some(head);
+            }
+        }
         let sought = Sought::new(wish);
         let mut path = Path::new(self.root, self.depth);
         let mut there = self.down(&sought, &mut path, 0, Some(lo));
         while there || self.up(&sought, &mut path) {
             let leaf = self.leaves.get(path.pos.leaf)?;
-            let mut bits = leaf.with(wish.bytes) & (u32::MAX << path.pos.slot);
-            while bits != 0 {
-                let gap = leaf.gap(bits.trailing_zeros() as usize)?;
-                if gap.lowest(wish, lo, hi).is_some() {
-                    return Some(gap);
-                }
-                bits &= bits - 1;
+            if let Some(slot) = leaf.first_fit(wish, lo, hi, path.pos.slot) {
+                return leaf.gap(slot);
             }
             if leaf.last() >= hi {
                 return None;
@@ -74,20 +75,20 @@ impl<T> Tree<T> {
         while there || self.up(&sought, &mut path) {
             let leaf = self.leaves.get(path.pos.leaf)?;
             // The gap before the first range behind `hi` is the highest one that matters.
-            let mut bits = leaf.with(wish.bytes) & !(u32::MAX << 1 << path.pos.slot);
-            while bits != 0 {
-                let slot = bits.ilog2();
-                if let Some(va) = leaf.gap(slot as usize)?.highest(wish, lo, hi) {
-                    return Some(va);
-                }
-                bits &= !(1 << slot);
+            let slots = (0..leaf.len()).rev().skip_while(|slot| *slot > path.pos.slot);
+            if let Some(va) = slots.filter_map(|slot| leaf.gap(slot)?.highest(wish, lo, hi)).next() {
+                return Some(va);
             }
             if leaf.before <= lo {
                 return None;
             }
             there = false;
         }
-        None
+        if lo < self.base {
+            self.head_gap().highest(wish, lo, hi)
+        } else {
+            None
+        }
     }
 
     /// Goes from the node that the path has reached at `depth` to the first leaf with a gap of the size sought, starting
@@ -148,8 +149,8 @@ impl<T> Tree<T> {
     /// The pages of the largest gap anywhere, as far as the tree says.
     fn largest_gap(&self) -> u64 {
         let below = match self.inners.get(self.root).filter(|_| self.depth > 0) {
-            Some(inner) => inner.largest(0),
-            None => self.leaves.get(self.root).map_or(0, |leaf| leaf.largest(0, Size::MAX)),
+            Some(inner) => inner.largest()[0],
+            None => self.leaves.get(self.root).map_or(0, |leaf| leaf.largest()[0]),
         };
         let tail = self.tail_gap();
         (tail.room(0, 0, u64::MAX) / PAGE_BYTES).max(u64::try_from(below).unwrap_or(0))
@@ -157,8 +158,12 @@ impl<T> Tree<T> {
 
     /// How many bytes from `at` on, below `hi`, a range with guard gaps may have.
     pub(super) fn room_from(&self, guard: u64, at: u64, hi: u64) -> u64 {
-        let found = self.seek(at).and_then(|pos| self.leaves.get(pos.leaf)?.gap(pos.slot));
-        let gap = found.unwrap_or_else(|| self.tail_gap());
+        let found = self.seek(at);
+        let gap = match found.and_then(|pos| self.leaves.get(pos.leaf)?.gap(pos.slot)) {
+            Some(_) if found.is_some_and(|pos| self.before(pos).is_none()) => self.head_gap(),
+            Some(gap) => gap,
+            None => self.tail_gap(),
+        };
         if gap.usable(guard).0 <= at {
             gap.room(guard, at, hi)
         } else {

@@ -7,7 +7,7 @@
 use core::ops::Range;
 
 use super::gap::{Edge, Gap, Sizes};
-use super::node::{Inner, Item, Leaf, Node, MIN, NONE, NO_GUARD};
+use super::node::{larger, Inner, Item, Leaf, Node, MIN, NONE, NO_GUARD};
 use super::request::InsertError;
 use crate::storage::{NoMemory, Slab};
 
@@ -48,16 +48,13 @@ impl Path {
     }
 }
 
-/// The larger size of each kind.
-fn larger(mut one: Sizes, other: Sizes) -> Sizes {
-    one.iter_mut().zip(other).for_each(|(one, other)| *one = (*one).max(other));
-    one
-}
-
 /// The ranges of an address space, with the gaps between them.
 #[derive(Debug)]
 pub(super) struct Tree<T> {
     pub(super) limits: Range<u64>,
+    /// From where on the nodes know the gap before the first range. What is below is hardly ever asked for, and every
+    /// search would stop there.
+    pub(super) base: u64,
     pub(super) leaves: Slab<Leaf, 32>,
     pub(super) inners: Slab<Inner, 16>,
     values: Slab<T, 64>,
@@ -71,9 +68,11 @@ pub(super) struct Tree<T> {
 }
 
 impl<T> Tree<T> {
-    pub(super) const fn new(limits: Range<u64>) -> Self {
+    /// An empty tree; searches that do not start below `base` are fast.
+    pub(super) const fn new(limits: Range<u64>, base: u64) -> Self {
         Self {
             limits,
+            base,
             leaves: Slab::new(),
             inners: Slab::new(),
             values: Slab::new(),
@@ -183,6 +182,13 @@ impl<T> Tree<T> {
         Gap { before, after: Edge { at: self.limits.end, guard: None } }
     }
 
+    /// The gap before the first range, all of it.
+    pub(super) fn head_gap(&self) -> Gap {
+        let first = self.seek(0).and_then(|pos| self.leaves.get(pos.leaf)?.gap(pos.slot));
+        let after = first.map_or(Edge { at: self.limits.end, guard: None }, |gap| gap.after);
+        Gap { before: Edge { at: self.limits.start, guard: None }, after }
+    }
+
     /// Inserts a range within the limits.
     pub(super) fn insert(&mut self, range: Range<u64>, guard: u32, value: T) -> Result<(), (InsertError, T)> {
         let path = match self.place(&range) {
@@ -205,7 +211,7 @@ impl<T> Tree<T> {
                 if !self.has_room() {
                     return Err(InsertError::NoRoom);
                 }
-                let leaf = Leaf::new(self.limits.start, NO_GUARD);
+                let leaf = Leaf::new(self.base, NO_GUARD);
                 self.root = self.leaves.insert_within(leaf).map_err(|_| InsertError::NoRoom)?;
                 self.tail = self.root;
                 continue;
@@ -239,14 +245,9 @@ impl<T> Tree<T> {
         let Some((parent, slot)) = path.depth.checked_sub(1).and_then(|depth| path.step(depth)) else { return };
         let (Some(inner), Some(leaf)) = (self.inners.get(parent), self.leaves.get(path.pos.leaf)) else { return };
         let mut sizes = inner.sizes(slot);
-        for (kind, (size, (gone, added))) in sizes.iter_mut().zip(gone.into_iter().zip(added)).enumerate() {
-            if added >= *size {
-                *size = added;
-            } else if gone >= *size {
-                // The largest one went, and only then the others have to be looked at.
-                *size = leaf.largest(kind, gone);
-            }
-        }
+        // Where the largest gap went and none as large came, and only there, the others have to be looked at.
+        let lost = sizes.iter().zip(gone.iter().zip(&added)).any(|(size, (gone, added))| gone >= size && added < size);
+        sizes = if lost { leaf.largest() } else { larger(sizes, added) };
         let last = leaf.last();
         self.set_row(path, last, sizes);
     }
@@ -262,13 +263,10 @@ impl<T> Tree<T> {
             if old == sizes && inner.last_of(slot) == last {
                 return;
             }
-            inner.update(slot, last, &sizes);
+            inner.update(slot, last, sizes);
             let Some(above) = above else { return };
-            for (kind, ((size, old), top)) in sizes.iter_mut().zip(old).zip(above).enumerate() {
-                if *size < top {
-                    *size = if old == top { inner.largest(kind) } else { top };
-                }
-            }
+            let lost = above.iter().zip(old.iter().zip(&sizes)).any(|(top, (old, size))| old >= top && size < top);
+            sizes = if lost { inner.largest() } else { larger(above, sizes) };
             last = inner.last();
         }
     }

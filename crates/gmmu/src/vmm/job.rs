@@ -5,6 +5,7 @@ use crate::addr::{PageSize, Pfn, PAGE_BYTES};
 use crate::device::{Depth, DeviceError, Hardware, Invalidate, Invalidator, Poll, TableMemory};
 use crate::storage::{List, Shared};
 use crate::tlb::Limits;
+use core::ops::Range;
 use core::sync::atomic::{AtomicU8, Ordering};
 
 /// How far a job has got. Shared between the job and its space, and with the jobs that wait for it.
@@ -157,6 +158,7 @@ impl OwnedRound {
 #[derive(Debug)]
 pub struct Job {
     pub(crate) token: Token,
+    pub(crate) range: Range<u64>,
     pub(crate) after: List<Shared<Progress>>,
     pub(crate) rounds: List<OwnedRound>,
     pub(crate) template: Template,
@@ -199,6 +201,12 @@ impl Job {
     #[must_use]
     pub fn state(&self) -> State {
         self.token.progress.get()
+    }
+
+    /// The addresses that the job changes.
+    #[must_use]
+    pub fn range(&self) -> Range<u64> {
+        self.range.clone()
     }
 
     /// How many rounds of write and flush the job takes.

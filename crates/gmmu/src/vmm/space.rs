@@ -368,6 +368,7 @@ impl<F: Format> Vmm<F> {
     /// [`CommitError`], with the job, whole.
     #[expect(clippy::result_large_err, reason = "the job comes back by value: boxing it would allocate")]
     pub fn cancel<P: TablePool>(&mut self, pool: &mut P, job: Job) -> Result<(), (Job, CommitError)> {
+        self.sweep(pool);
         let Some(record) = self.record_of(&job.token) else { return Err((job, CommitError::Foreign)) };
         if job.state() != State::Prepared {
             return Err((job, CommitError::Begun));
@@ -550,7 +551,7 @@ impl<F: Format> Vmm<F> {
         let progress = Shared::new(Progress::new())?;
         let token = Token { record: u32::MAX, progress };
         let limits = self.config.limits;
-        Ok(Job { token, after: List::new(), rounds, template, late, limits, round: 0, written: false })
+        Ok(Job { token, range: 0..0, after: List::new(), rounds, template, late, limits, round: 0, written: false })
     }
 
     /// Enters a planned job into the books and tells it for whom to wait.
@@ -564,6 +565,7 @@ impl<F: Format> Vmm<F> {
         init: List<Write>,
     ) -> Result<Plan<'a, F, P>, PrepareError> {
         let number = self.next_job;
+        let waiting = range.clone();
         let record = Record { number, progress: job.token.progress.clone(), range, change, held };
         let waited = |earlier: &&Record| earlier.is_waiting() && record.waits_for(earlier);
         let reserved = self
@@ -580,6 +582,7 @@ impl<F: Format> Vmm<F> {
         match entered {
             Ok(index) => {
                 job.token.record = index;
+                job.range = waiting;
                 self.next_job += 1;
                 Ok(Plan { vmm: self, pool, init, job: Some(job) })
             }
@@ -681,19 +684,18 @@ impl<F: Format> Vmm<F> {
 
     /// Sees to jobs whose owner has gone: unbegun ones are taken back, executed ones committed.
     fn sweep<P: TablePool>(&mut self, pool: &mut P) {
-        // Newest first, since a job can be taken back only when no later one builds on it. Each pass ends a job.
-        for _ in 0..=self.jobs.len() {
-            let gone = |state| matches!(state, State::Abandoned | State::Orphaned);
-            let orphans = self.jobs.iter().filter(|(_, record)| gone(record.state()));
-            let Some((index, state)) =
-                orphans.max_by_key(|(_, record)| record.number).map(|(index, record)| (index, record.state()))
-            else {
-                return;
-            };
-            if state == State::Orphaned {
+        // Newest first: whatever builds on a job is newer than it.
+        let mut before = u64::MAX;
+        for _ in 0..self.jobs.len() {
+            let gone = |record: &Record| matches!(record.state(), State::Abandoned | State::Orphaned);
+            let orphans = self.jobs.iter().filter(|(_, record)| record.number < before && gone(record));
+            let Some((index, record)) = orphans.max_by_key(|(_, record)| record.number) else { return };
+            before = record.number;
+            if record.state() == State::Orphaned {
                 self.close_job(pool, index);
-            } else if self.take_back(pool, index).is_err() {
-                return;
+            } else {
+                // One that a waiting job builds on stays until that is gone; one without room for its records, too.
+                let _ = self.take_back(pool, index);
             }
         }
     }

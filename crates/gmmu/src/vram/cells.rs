@@ -227,35 +227,50 @@ pub(super) struct Runs {
     pub(super) max: u32,
 }
 
-/// The runs in consecutive words, `0 < words.len() <= 2^26`.
-pub(super) fn runs(words: impl Iterator<Item = u64>) -> Runs {
-    let mut found = Runs::default();
-    // Length of the run that reaches the current word, and whether it began with the first word.
+/// The runs in consecutive words, `words.len() <= 2^26`.
+pub(super) fn runs(words: impl Iterator<Item = u64> + Clone) -> Runs {
+    let mut all = Runs::default();
+    // Length of the run that reaches the current word, and whether it began with the first one.
     let (mut open, mut from_start) = (0, true);
-    for word in words {
+    for word in words.clone() {
         if word == u64::MAX {
             open += WORD;
             continue;
         }
         let joined = open + word.trailing_ones();
         if from_start {
-            found.head = joined;
+            all.head = joined;
             from_start = false;
         }
-        found.max = found.max.max(joined);
-        if found.max < WORD {
-            let mut longer = starts(word, found.max + 1);
-            while longer != 0 {
-                found.max += 1;
-                longer &= if found.max < WORD { word >> found.max } else { 0 };
-            }
-        }
+        all.max = all.max.max(joined);
         open = word.leading_ones();
     }
     if from_start {
-        found.head = open;
+        all.head = open;
     }
-    found.tail = open;
-    found.max = found.max.max(open);
-    found
+    all.tail = open;
+    all.max = all.max.max(open);
+    // Only a run inside one word can be longer still.
+    if all.max < WORD - 2 {
+        all.max = words.fold(all.max, |max, word| longest(word, max));
+    }
+    all
+}
+
+/// The length of the longest run in `word`, if that is above `least`, else `least`.
+const fn longest(word: u64, least: u32) -> u32 {
+    let mut left = starts(word, least + 1);
+    let mut len = least;
+    // In steps of eight while a run is that much longer, then one by one.
+    while left != 0 {
+        len += 1;
+        let jump = starts(left, 9);
+        if jump != 0 {
+            left = jump;
+            len += 7;
+        } else {
+            left &= left >> 1;
+        }
+    }
+    len
 }

@@ -79,14 +79,19 @@ impl Vram {
         match self.leaves.get(index as usize).map(|leaf| u32::from(leaf.free)) {
             Some(0) | None => Runs::default(),
             Some(leaf::CHUNKS) => Runs { head: leaf::CHUNKS, tail: leaf::CHUNKS, max: leaf::CHUNKS },
-            Some(_) => runs(self.cells.iter().skip(index as usize * words).take(words).map(|cell| cell.free)),
+            Some(_) => {
+                let first = index as usize * words;
+                runs(self.cells.get(first..first + words).unwrap_or_default().iter().map(|cell| cell.free))
+            }
         }
     }
 
     /// What node `index` of the tree's lowest level has to be by its leaves.
     pub(super) fn join_leaves(&self, index: u32) -> Runs {
-        let leaves = self.leaves.iter().skip((index * FAN) as usize).take(FAN as usize);
-        tree::join(leaves.map(|leaf| leaf.runs()), leaf::CHUNKS)
+        let first = (index * FAN) as usize;
+        let last = (first + FAN as usize).min(self.leaves.len());
+        let leaves = self.leaves.get(first..last).unwrap_or_default();
+        tree::join(leaves.iter().map(|leaf| leaf.runs()), leaf::CHUNKS)
     }
 
     /// Computes everything from the bits alone. Needed after they were changed as a whole; otherwise it changes nothing but

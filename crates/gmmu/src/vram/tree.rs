@@ -119,9 +119,10 @@ impl Tree {
     /// What node `index` of `level`, 1 or above, has to be by its children.
     pub(super) fn recompute(&self, level: u32, index: u32) -> Runs {
         let Some(below) = level.checked_sub(1) else { return Runs::default() };
-        let first = index * FAN;
-        let children = (first..first + FAN).map_while(|child| self.get(below, child));
-        join(children, Self::leaves(below) * super::leaf::CHUNKS)
+        let &(start, width) = self.level.get(below as usize).unwrap_or(&(0, 0));
+        let (first, last) = ((index * FAN).min(width), (index * FAN + FAN).min(width));
+        let children = self.nodes.get(start + first as usize..start + last as usize).unwrap_or_default();
+        join(children.iter().copied(), Self::leaves(below) * super::leaf::CHUNKS)
     }
 
     /// Recomputes node `index` of `level` (1 or above) and what is above it, as far up as something changes.

@@ -250,16 +250,25 @@ impl<F: Format> Cursor<F> {
             }
             Is::Bad(_) => Ok(Some(Event::Entry { va, step })),
             Is::Table { big, small } => {
-                for (at, below) in [(big, Self::below(kind, true)), (small, Kind::Small)] {
-                    if let Some(error) = at.and_then(|at| probe::<F, M>(memory, below, at)) {
-                        if !is_local(&error) {
-                            return Err(error.into());
-                        }
-                        let is = Is::Bad(Why::TableUnreadable(error));
-                        return Ok(Some(Event::Entry { va, step: Step { is, ..step } }));
-                    }
+                let bad_big = big.and_then(|at| probe::<F, M>(memory, Self::below(kind, true), at));
+                let bad_small = small.and_then(|at| probe::<F, M>(memory, Kind::Small, at));
+                let Some(error) = bad_big.or(bad_small) else {
+                    return Ok(self.descend(kind, va, &step, big, small));
+                };
+                if let Some(error) = [bad_big, bad_small].into_iter().flatten().find(|error| !is_local(error)) {
+                    return Err(error.into());
                 }
-                Ok(self.descend(kind, va, &step, big, small))
+                // The hardware asks the big table first, and gets no further than one that is not there; where only
+                // the small one is missing, big pages still translate.
+                self.waiting = match (bad_big, bad_small) {
+                    (None, Some(_)) => big.map(|at| self.frame(Self::below(kind, true), at, va, Some(step.entry))),
+                    (Some(_), None) if self.view == View::Structure => {
+                        small.map(|at| self.frame(Kind::Small, at, va, step.entry.checked_add(8)))
+                    }
+                    _ => None,
+                };
+                let is = Is::Bad(Why::TableUnreadable(error));
+                Ok(Some(Event::Entry { va, step: Step { is, ..step } }))
             }
         }
     }

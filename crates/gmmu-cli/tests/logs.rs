@@ -1,0 +1,95 @@
+//! `fault` on whole logs, and on what is no log.
+
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod common;
+
+use std::io::Write;
+
+use common::gmmu_with;
+use proptest::prelude::*;
+use serde_json::json;
+
+const LOG: &str = "\
+Nov 22 14:31:58 node7 kernel: [  811.204511] nvidia-uvm: Loaded the UVM driver, major device number 510.\n\
+Nov 22 14:32:01 node7 kernel: [  812.100001] NVRM: Xid (PCI:0000:2b:00): 31, pid=4242, name=train.py, channel 0x00000023, intr 00000000. MMU Fault: ENGINE GRAPHICS GPC6 GPCCLIENT_T1_13 faulted @ 0x6f17_04027000. Fault is of type FAULT_PDE ACCESS_TYPE_VIRT_WRITE\n\
+Nov 22 14:32:01 node7 kernel: [  812.100020] NVRM: Xid (PCI:0000:2b:00): 31, pid=4242, name=train.py, channel 0x00000023, intr 00000000. MMU Fault: ENGINE GRAPHICS GPC2 GPCCLIENT_T1_4 faulted @ 0x6f17_04029000. Fault is of type FAULT_PDE ACCESS_TYPE_VIRT_WRITE\n\
+Nov 22 14:32:01 node7 kernel: [  812.100091] NVRM: Xid (PCI:0000:2b:00): 43, pid=4242, name=train.py, channel 0x00000023\n\
+Nov 22 14:32:09 node7 kernel: [  820.000001] nouveau 0000:01:00.0: fifo: fault 00 [VIRT_READ] at 0000000000001000 engine 40 [gr] client 13\n\
+Nov 22 14:32:09 node7 kernel: [  820.000002] [GPC1/T1_3] reason 02 [PTE] on channel 2 [00ff8b9000 Xorg[1087]]\n";
+
+#[test]
+fn a_log_from_stdin_is_read_whole() {
+    let ran = gmmu_with(&["fault", "-", "--json"], LOG.as_bytes());
+    let report = ran.json();
+    assert_eq!((ran.code, &report["schema"]), (0, &json!(1)));
+    let lines: Vec<_> = report["faults"].as_array().unwrap().iter().map(|fault| &fault["line"]).collect();
+    assert_eq!(lines, [2, 3, 5]);
+    assert_eq!(report["faults"][0]["va"], json!("0x6f1704027000"));
+    assert_eq!(report["faults"][0]["suspect"], json!("program"));
+    assert_eq!(report["faults"][2]["source"], json!("nouveau"));
+    assert_eq!(report["other_xids"][0]["xid"], json!(43));
+}
+
+#[test]
+fn packed_logs_read_like_plain_ones() {
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    packed.write_all(LOG.as_bytes()).unwrap();
+    let packed = packed.finish().unwrap();
+    let plain = gmmu_with(&["fault", "-", "--json"], LOG.as_bytes());
+    assert_eq!(gmmu_with(&["fault", "-", "--json"], &packed).out, plain.out);
+    let half = gmmu_with(&["fault", "-"], &packed[..packed.len() / 2]);
+    assert_eq!(half.code, 3);
+    assert!(half.err.contains("stdin: cannot be read"), "{}", half.err);
+}
+
+#[test]
+fn faults_of_one_story_are_told_once() {
+    let ran = gmmu_with(&["fault", "-"], LOG.as_bytes());
+    assert_eq!(ran.out.matches("compute-sanitizer").count(), 1, "{}", ran.out);
+    assert!(ran.out.contains("2 times in all, up to line 3, 2 pages from 0x6f1704027000 to"), "{}", ran.out);
+    assert!(ran.out.contains("Xid 43, once"), "{}", ran.out);
+    assert!(ran.out.lines().all(|line| line.chars().count() <= 80), "{}", ran.out);
+}
+
+#[test]
+fn most_faults_are_said_to_be_the_programs_own_first() {
+    for (kind, access) in [("FAULT_PDE", "READ"), ("FAULT_PTE", "WRITE"), ("FAULT_RO_VIOLATION", "WRITE")] {
+        let line = format!(
+            "NVRM: Xid (PCI:0000:01:00): 31, Ch 00000010, intr 00000000. MMU Fault: ENGINE GRAPHICS GPCCLIENT_T1_3 \
+             faulted @ 0x7f29_5b8c9000. Fault is of type {kind} ACCESS_TYPE_VIRT_{access}"
+        );
+        let report = gmmu_with(&["fault", &line, "--json"], b"").json();
+        let fault = &report["faults"][0];
+        assert!(fault["usually"][0].as_str().unwrap().starts_with("The program's own wild access"), "{kind}");
+        assert!(fault["next"][0].as_str().unwrap().contains("compute-sanitizer"), "{kind}");
+    }
+}
+
+#[test]
+fn many_faults_are_cut_and_said_to_be() {
+    let line = LOG.lines().nth(1).unwrap();
+    let log = format!("{line}\n").repeat(10_001);
+    let ran = gmmu_with(&["fault", "-", "--json"], log.as_bytes());
+    assert_eq!((ran.code, &ran.json()["truncated"]), (1, &json!(true)));
+    assert!(ran.err.contains("more than 10000 faults"), "{}", ran.err);
+}
+
+#[test]
+fn control_characters_of_a_log_are_not_passed_on() {
+    let line = LOG.lines().nth(1).unwrap().replace("train.py", "\u{1b}[31mred\u{7}");
+    let ran = gmmu_with(&["fault", "-", "--color", "always"], line.as_bytes());
+    assert!(!ran.out.contains("[31mred\u{7}") && ran.out.contains("[31mred, pid 4242"), "{:?}", ran.out);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_bytes_end_with_0_1_or_3(bytes in proptest::collection::vec(any::<u8>(), 0..400), gzip: bool, json: bool) {
+        let head: &[u8] = if gzip { &[0x1f, 0x8b, 8] } else { b"NVRM: Xid (" };
+        let args: &[&str] = if json { &["fault", "-", "--json"] } else { &["fault", "-"] };
+        let ran = gmmu_with(args, &[head, &bytes].concat());
+        prop_assert!(matches!(ran.code, 0 | 1 | 3), "{ran:?}");
+    }
+}

@@ -1,0 +1,101 @@
+//! What a GPU is made from.
+
+use crate::chip;
+
+/// How wide one access of the bus can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Bus {
+    /// 64 bits are one access.
+    Bits64,
+    /// 64 bits are two accesses, the low half first. Each half is visible on its own.
+    Bits32,
+}
+
+/// What GPU to make. Two GPUs of equal configuration behave equally.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Lower-case name of the chip, one of [`Gpu::chips`](crate::Gpu::chips).
+    pub chip: String,
+    /// Video memory in bytes: a multiple of 1 MiB, at most [`ChipModel::vram_max`](crate::ChipModel::vram_max), and what the chip's size register
+    /// can express.
+    pub vram: u64,
+    /// Width of the bus.
+    pub bus: Bus,
+    /// Where all that is arbitrary comes from.
+    pub seed: u64,
+    /// How many polls find an invalidate still running.
+    pub invalidate_polls: u32,
+    /// How many looks at the status find a BAR bind still pending.
+    pub bind_polls: u32,
+    /// Size of the BAR1 aperture in bytes.
+    pub bar1_bytes: u64,
+}
+
+impl Default for Config {
+    /// A `gh100` with 96 GiB on a 64-bit bus, seed 0, two polls for an invalidate, one for a bind, 64 GiB of BAR1.
+    fn default() -> Self {
+        Self {
+            chip: "gh100".to_owned(),
+            vram: 96 * chip::GIB,
+            bus: Bus::Bits64,
+            seed: 0,
+            invalidate_polls: 2,
+            bind_polls: 1,
+            bar1_bytes: 64 * chip::GIB,
+        }
+    }
+}
+
+impl Config {
+    /// The default with another chip.
+    #[must_use]
+    pub fn chip(name: &str) -> Self {
+        Self { chip: name.to_owned(), ..Self::default() }
+    }
+}
+
+/// Why there is no such GPU.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// No chip of that name.
+    #[error("there is no chip {name:?}; known are: {known}")]
+    UnknownChip {
+        /// What was asked for.
+        name: String,
+        /// All that could have been.
+        known: String,
+    },
+    /// The chip has no video memory of its own.
+    #[error("{name} is an integrated GPU without video memory: its page tables lie in system memory, which is not modelled yet")]
+    Integrated {
+        /// The chip.
+        name: &'static str,
+    },
+    /// Not a positive multiple of 1 MiB.
+    #[error("{bytes} bytes of video memory: it must be a multiple of 1 MiB, and more than 0")]
+    VramNotMebibytes {
+        /// What was asked for.
+        bytes: u64,
+    },
+    /// More than the window and the formats reach.
+    #[error("{bytes} bytes of video memory: {name} reaches {max} at most")]
+    VramTooLarge {
+        /// The chip.
+        name: &'static str,
+        /// What was asked for.
+        bytes: u64,
+        /// The most that it can have.
+        max: u64,
+    },
+    /// The size register has a mantissa of six bits.
+    #[error(
+        "{bytes} bytes of video memory: the size register of {name} holds only 1 to 63 times a power of two of MiB"
+    )]
+    VramNotExpressible {
+        /// The chip.
+        name: &'static str,
+        /// What was asked for.
+        bytes: u64,
+    },
+}
