@@ -53,10 +53,14 @@ pub enum Command {
     Dump(cmd::dump::Args),
     /// Show all tables
     Tree(cmd::tree::Args),
+    /// Write the page tables of a source, and nothing else of it, to a file
+    Capture(cmd::capture::Args),
     /// Take one page-table entry apart, field by field
     Decode(cmd::decode::Args),
     /// Put one page-table entry together
     Encode(cmd::encode::Args),
+    /// Test the way to video memory
+    Selftest(cmd::selftest::Args),
 }
 
 impl Command {
@@ -72,8 +76,10 @@ impl Command {
             Self::Walk(args) => cmd::walk::run(args, console),
             Self::Dump(args) => cmd::dump::run(args, console),
             Self::Tree(args) => cmd::tree::run(args, console),
+            Self::Capture(args) => cmd::capture::run(args, console),
             Self::Decode(args) => cmd::decode::run(args, console),
             Self::Encode(args) => cmd::encode::run(args, console),
+            Self::Selftest(args) => cmd::selftest::run(args, console),
         }
     }
 }

@@ -23,6 +23,7 @@ pub mod format;
 pub mod mmio;
 pub mod pramin;
 pub mod regs;
+pub mod selftest;
 #[cfg(feature = "alloc")]
 pub mod storage;
 pub mod tlb;

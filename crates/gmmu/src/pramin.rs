@@ -105,7 +105,9 @@ impl Window {
         Ok(())
     }
 
-    const fn offset(&self) -> u32 {
+    /// Byte offset in BAR0 of the register that moves the window.
+    #[must_use]
+    pub const fn offset(&self) -> u32 {
         match self.register {
             WindowRegister::Pbus => regs::NV_PBUS_BAR0_WINDOW,
             WindowRegister::Xal { .. } => regs::NV_XAL_EP_ZB_BAR0_WINDOW,

@@ -1,10 +1,12 @@
 //! The commands, one file each: its arguments, what it does, and what it shows.
 
+pub mod capture;
 pub mod decode;
 pub mod dump;
 pub mod encode;
 pub mod fault;
 pub mod map;
 pub mod run;
+pub mod selftest;
 pub mod tree;
 pub mod walk;

@@ -18,6 +18,8 @@ use gmmu::addr::{PAGE_BYTES, SysAddr, TableAddr};
 use gmmu::chip::{Chip, PageSizes};
 use gmmu::format::MmuVersion;
 
+use crate::num::shown;
+
 /// What every snapshot begins with. The first byte is no text, and the rest shows a transfer that changed line ends.
 pub const MAGIC: [u8; 8] = *b"\x89GMMU\r\n\x1a";
 /// The version of the format that this program writes, and the newest that it reads.
@@ -69,6 +71,16 @@ impl SnapshotInfo {
     #[must_use]
     pub fn page_sizes(&self) -> PageSizes {
         self.chip.map_or(PageSizes::UP_TO_256G, |chip| chip.page_sizes)
+    }
+
+    /// The address spaces, for a message: `a (vram:0x000000201000), b (…)`.
+    #[must_use]
+    pub fn roots_text(&self) -> String {
+        const MANY: usize = 8;
+        let some = self.roots.iter().take(MANY).map(|root| format!("{} ({})", shown(&root.name), root.at));
+        let more = self.roots.len().saturating_sub(MANY);
+        let more = (more > 0).then(|| format!("{more} more"));
+        some.chain(more).collect::<Vec<_>>().join(", ")
     }
 }
 

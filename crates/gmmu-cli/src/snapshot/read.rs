@@ -117,7 +117,7 @@ impl Snapshot {
     fn page(&mut self, number: usize) -> Result<&[u8], DeviceError> {
         let (block, inside) = (number / BLOCK_PAGES, number % BLOCK_PAGES * PAGE);
         let slot = block % KEPT;
-        if !self.kept.get(slot).and_then(Option::as_ref).is_some_and(|kept| kept.block == block) {
+        if self.kept.get(slot).and_then(Option::as_ref).is_none_or(|kept| kept.block != block) {
             let bytes = self.load(block).map_err(|stop| {
                 self.error = Some(failure(&self.path, stop));
                 DeviceError::Backend("the snapshot cannot be read")

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashSet};
 
 use gmmu::addr::{PAGE_BYTES, TableAddr};
-use gmmu::device::{DeviceError, TableRead};
-use gmmu::format::{BIG_TABLE, Dual, Format, Level, SMALL_TABLE};
+use gmmu::device::TableRead;
+use gmmu::format::{Format, Level};
 use gmmu::walk::{Cursor, Event, Is, Step, View, WalkError, Why};
 
 use super::{PageKey, SnapshotInfo};
@@ -46,6 +46,8 @@ impl Mask {
 pub(super) struct Tables {
     pub(super) pages: BTreeMap<PageKey, Mask>,
     seen: HashSet<(TableAddr, u32)>,
+    /// Entries whose table cannot be read.
+    pub(super) unreadable: u64,
 }
 
 impl Tables {
@@ -73,8 +75,10 @@ impl Tables {
                             return Err(WalkError::TooManyTables { limit: TABLES_MAX });
                         }
                     }
-                    Event::Entry { step, .. } => tables.add_half::<F>(memory, &step)?,
-                    Event::Leave { .. } => {}
+                    Event::Entry { step: Step { is: Is::Bad(Why::TableUnreadable(_)), .. }, .. } => {
+                        tables.unreadable += 1;
+                    }
+                    Event::Entry { .. } | Event::Leave { .. } => {}
                 }
             }
         }
@@ -91,29 +95,5 @@ impl Tables {
             self.pages.entry(PageKey::of(word)).or_default().set(word.raw() % PAGE_BYTES / 8);
         }
         true
-    }
-
-    /// Of two tables under one entry one may be out of reach. The other may still be asked, and is kept.
-    fn add_half<F: Format>(&mut self, memory: &mut impl TableRead, step: &Step) -> Result<(), WalkError> {
-        let Is::Bad(Why::TableUnreadable(_)) = step.is else { return Ok(()) };
-        if step.level.entry_bytes != 16 {
-            return Ok(());
-        }
-        let Ok(Dual::Links { big, small }) = F::decode_dual(step.raw) else { return Ok(()) };
-        for (level, link) in [(&BIG_TABLE, big), (&SMALL_TABLE, small)] {
-            let Some(at) = link.to() else { continue };
-            let mut words = [0; 512];
-            let bytes = usize::try_from(level.table_bytes() / 8).unwrap_or(words.len());
-            match memory.read_words(at, words.get_mut(..bytes).unwrap_or_default()) {
-                Ok(()) => {
-                    self.add(level, at);
-                }
-                Err(
-                    DeviceError::OutOfRange { .. } | DeviceError::Unaligned { .. } | DeviceError::WrongAperture { .. },
-                ) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
     }
 }

@@ -25,6 +25,8 @@ pub struct Written {
     pub pages: u64,
     /// Bytes of the file.
     pub bytes: u64,
+    /// Entries that point to tables which cannot be read, and are not in it.
+    pub unreadable: u64,
 }
 
 /// Writes to `path` the page tables of every address space of `info`, as they are in `memory` now. The file is whole,
@@ -59,7 +61,7 @@ pub fn write(path: &Path, info: &SnapshotInfo, memory: &mut impl TableRead) -> R
             file.write_all(&block).map_err(|error| unwritable(path, &error))?;
         }
     })?;
-    Ok(Written { tables: tables.count(), pages, bytes })
+    Ok(Written { tables: tables.count(), pages, bytes, unreadable: tables.unreadable })
 }
 
 fn find<F: Format>(info: &SnapshotInfo, memory: &mut impl TableRead) -> Result<Tables, WalkError> {

@@ -75,6 +75,12 @@ impl Image {
         self.base.saturating_add(self.bytes)
     }
 
+    /// How long the image is.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// How much of the image is not a hole, as far as the system says.
     #[must_use]
     pub fn bytes_held(&self) -> u64 {

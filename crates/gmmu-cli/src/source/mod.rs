@@ -1,29 +1,35 @@
 //! Sources: where the page tables come from that a command reads.
 
 pub mod image;
+mod memory;
+
+pub use memory::Memory;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use gmmu::addr::{SysAddr, TableAddr};
 use gmmu::chip::{CHIPS, Chip, PageSizes};
-use gmmu::device::{DeviceError, TableRead};
+use gmmu::device::TableRead;
 use gmmu::format::{Format, MmuVersion};
 use gmmu::walk::{WalkError, Why};
 
 use crate::exit::Failure;
 use crate::format::Mmu;
-use crate::notation::table;
+use crate::notation::{BadNotation, table};
 use crate::num::{number, shown};
+use crate::snapshot::{NamedRoot, Snapshot, SnapshotInfo, is_snapshot};
 use crate::with_format;
 use image::Image;
 
 const SOURCE: &str = "Source";
+/// What an address space is called that nobody has named.
+const DEFAULT_NAME: &str = "root";
 
 /// The options of every command that reads page tables.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct SourceArgs {
-    /// Read a raw image of video memory
+    /// Read a raw image of video memory, or a snapshot
     #[arg(long, value_name = "PATH", help_heading = SOURCE)]
     pub file: Option<PathBuf>,
 
@@ -48,9 +54,9 @@ pub struct SourceArgs {
     #[arg(long, help_heading = SOURCE)]
     pub mmu: Option<Mmu>,
 
-    /// The top table: 0x10000, vram:0x10000 or sys:0x10000
-    #[arg(long, value_name = "ADDR", value_parser = table, conflicts_with = "inst", help_heading = SOURCE)]
-    pub root: Option<TableAddr>,
+    /// The top table: 0x10000, vram:0x10000, sys:0x10000, or the name of an address space in a snapshot
+    #[arg(long, value_name = "ADDR", value_parser = root, conflicts_with = "inst", help_heading = SOURCE)]
+    pub root: Option<RootChoice>,
 
     /// An instance block that names the top table
     #[arg(long, value_name = "ADDR", value_parser = table, help_heading = SOURCE)]
@@ -68,17 +74,44 @@ pub fn chip(name: &str) -> Result<&'static Chip, String> {
     })
 }
 
+/// How a top table is chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RootChoice {
+    /// By its place.
+    At(TableAddr),
+    /// By the name of its address space, for sources that have names.
+    Name {
+        /// The name.
+        name: String,
+        /// Why it is no place.
+        why: BadNotation,
+    },
+}
+
+/// Reads the place of a top table, or the name of one.
+///
+/// # Errors
+/// What is neither.
+pub fn root(text: &str) -> Result<RootChoice, BadNotation> {
+    table(text).map(RootChoice::At).or_else(|why| {
+        let name = !text.contains(':') && text.starts_with(|first: char| first.is_alphabetic() || first == '_');
+        if name { Ok(RootChoice::Name { name: text.to_owned(), why }) } else { Err(why) }
+    })
+}
+
 /// Page tables that can be read: memory, the format, and where the top table is.
 #[derive(Debug)]
 pub struct Source {
     /// The memory that the tables are in.
-    pub memory: Image,
+    pub memory: Memory,
     /// The format of the tables.
     pub mmu: MmuVersion,
     /// The page sizes that the chip has.
     pub sizes: PageSizes,
     /// The top table.
     pub root: TableAddr,
+    /// What is known of where the memory comes from; the chosen address space is the first one.
+    pub info: SnapshotInfo,
 }
 
 impl SourceArgs {
@@ -94,22 +127,77 @@ impl SourceArgs {
     /// Usage, where options are missing or do not fit together; input, where the image does not hold what they say.
     pub fn open(&self) -> Result<Source, Failure> {
         let path = self.only_file()?;
-        let (mmu, sizes) = self.format()?;
-        let place = match (self.root, self.inst) {
+        let (mut memory, mut info) = if is_snapshot(path) { self.open_snapshot(path)? } else { self.open_image(path)? };
+        if let Some(inst) = self.inst {
+            let at = root_of_instance(&mut memory, inst)?;
+            info.roots = vec![NamedRoot { name: DEFAULT_NAME.to_owned(), at }];
+        }
+        let Some(root) = info.roots.first().map(|root| root.at) else {
+            return Err(Failure::input(format_args!("{}: no address space", path.display())));
+        };
+        let (mmu, sizes) = (info.mmu, info.page_sizes());
+        with_format!(mmu, check_root(&mut memory, root))?;
+        Ok(Source { memory, mmu, sizes, root, info })
+    }
+
+    fn open_image(&self, path: &Path) -> Result<(Memory, SnapshotInfo), Failure> {
+        let (chip, mmu) = self.format()?;
+        let roots = match (&self.root, self.inst) {
             (None, None) => {
                 return Err(Failure::usage(format_args!("{}: where is the top table?", path.display()))
                     .hint("give --root ADDR or --inst ADDR; `gmmu roots --file …` looks for likely ones"));
             }
-            (Some(root), _) => Place::Root(root),
-            (None, Some(inst)) => Place::Instance(inst),
+            (Some(RootChoice::At(at)), _) => vec![NamedRoot { name: DEFAULT_NAME.to_owned(), at: *at }],
+            (Some(RootChoice::Name { why, .. }), _) => {
+                return Err(Failure::usage(format_args!("--root: {why}"))
+                    .hint("address spaces have names only in snapshots, not in a raw image"));
+            }
+            (None, Some(_)) => Vec::new(),
         };
-        let mut memory = Image::open(path, self.base)?;
-        let root = match place {
-            Place::Root(root) => root,
-            Place::Instance(inst) => root_of_instance(&mut memory, inst)?,
+        let image = Image::open(path, self.base)?;
+        let info = SnapshotInfo { chip, mmu, fb_bytes: image.bytes(), base: self.base, roots };
+        Ok((Memory::Image(image), info))
+    }
+
+    /// Opens a snapshot. It knows its chip and its top tables; options may choose among them, and fill in a chip.
+    fn open_snapshot(&self, path: &Path) -> Result<(Memory, SnapshotInfo), Failure> {
+        let shown_path = path.display();
+        if self.base != 0 {
+            return Err(Failure::usage(format_args!("{shown_path}: --base is for raw images, and this is a snapshot"))
+                .hint("leave it away: a snapshot knows the addresses of its tables"));
+        }
+        let snapshot = Snapshot::open(path)?;
+        let mut info = snapshot.info().clone();
+        let other = |option: &str, is: &str| {
+            Failure::usage(format_args!("{shown_path}: the snapshot is of {is}, not of {option}"))
+                .hint("leave the option away: a snapshot knows what it is of")
         };
-        with_format!(mmu, check_root(&mut memory, root))?;
-        Ok(Source { memory, mmu, sizes, root })
+        match (self.chip, info.chip) {
+            (Some(asked), Some(is)) if asked != is => return Err(other(asked.name, is.name)),
+            (Some(asked), None) if asked.mmu != info.mmu => {
+                return Err(other(asked.name, &format!("MMU {}", info.mmu)));
+            }
+            (Some(asked), None) => info.chip = Some(asked),
+            _ => {}
+        }
+        if let Some(mmu) = self.mmu.map(MmuVersion::from).filter(|&mmu| mmu != info.mmu) {
+            return Err(other(&format!("MMU {mmu}"), &format!("MMU {}", info.mmu)));
+        }
+        match &self.root {
+            None => {}
+            Some(RootChoice::At(at)) => {
+                let name = info.roots.iter().find(|root| root.at == *at).map(|root| root.name.clone());
+                info.roots = vec![NamedRoot { name: name.unwrap_or_else(|| DEFAULT_NAME.to_owned()), at: *at }];
+            }
+            Some(RootChoice::Name { name, .. }) => match info.roots.iter().find(|root| root.name == *name) {
+                Some(root) => info.roots = vec![root.clone()],
+                None => {
+                    return Err(Failure::usage(format_args!("{shown_path}: no address space called {}", shown(name)))
+                        .hint(format_args!("it has {}", info.roots_text())));
+                }
+            },
+        }
+        Ok((Memory::Snapshot(Box::new(snapshot)), info))
     }
 
     fn only_file(&self) -> Result<&PathBuf, Failure> {
@@ -134,30 +222,25 @@ impl SourceArgs {
         }
     }
 
-    fn format(&self) -> Result<(MmuVersion, PageSizes), Failure> {
+    fn format(&self) -> Result<(Option<&'static Chip>, MmuVersion), Failure> {
         match (self.chip, self.mmu.map(MmuVersion::from)) {
             (Some(chip), Some(mmu)) if chip.mmu != mmu => {
                 Err(Failure::usage(format_args!("--chip {} has MMU {}, not {mmu}", chip.name, chip.mmu)))
             }
-            (Some(chip), _) => Ok((chip.mmu, chip.page_sizes)),
+            (Some(chip), _) => Ok((Some(chip), chip.mmu)),
             // Without a chip, every page size that the format has is taken as it is.
-            (None, Some(mmu)) => Ok((mmu, PageSizes::UP_TO_256G)),
+            (None, Some(mmu)) => Ok((None, mmu)),
             (None, None) => Err(Failure::usage("a raw image does not say which format its page tables have")
                 .hint("give --chip CHIP, or --mmu v2 (Pascal to Ada) or --mmu v3 (Hopper, Blackwell)")),
         }
     }
 }
 
-enum Place {
-    Root(TableAddr),
-    Instance(TableAddr),
-}
-
 /// The top table that an instance block names (`NV_RAMIN_PAGE_DIR_BASE_*`).
-fn root_of_instance(memory: &mut Image, inst: TableAddr) -> Result<TableAddr, Failure> {
+fn root_of_instance(memory: &mut Memory, inst: TableAddr) -> Result<TableAddr, Failure> {
     const PAGE_DIR_BASE: u64 = 0x200;
     let place = inst.checked_add(PAGE_DIR_BASE).unwrap_or(inst);
-    let word = memory.read_word(place).map_err(|error| outside(memory, "the instance block", inst, error))?;
+    let word = memory.read_word(place).map_err(|error| memory.outside("the instance block", inst, error))?;
     let at = word & !0xfff;
     match word & 3 {
         _ if word == 0 => Err(Failure::input(format_args!("{inst} is no instance block: its word at {place} is 0"))
@@ -173,48 +256,21 @@ fn root_of_instance(memory: &mut Image, inst: TableAddr) -> Result<TableAddr, Fa
 }
 
 /// Sees that all entries of the top table can be read.
-fn check_root<F: Format>(memory: &mut Image, root: TableAddr) -> Result<(), Failure> {
+fn check_root<F: Format>(memory: &mut Memory, root: TableAddr) -> Result<(), Failure> {
     let Some(top) = F::LEVELS.first() else { return Ok(()) };
     let mut word = [0];
     for n in 0..top.entries() {
         let at = root.checked_add(n * top.entry_bytes).unwrap_or(root);
-        memory.read_words(at, &mut word).map_err(|error| outside(memory, "the top table", root, error))?;
+        memory.read_words(at, &mut word).map_err(|error| memory.outside("the top table", root, error))?;
     }
     Ok(())
-}
-
-fn outside(memory: &mut Image, what: &str, at: TableAddr, error: DeviceError) -> Failure {
-    let covers = memory.covers();
-    let path = memory.path().display().to_string();
-    match error {
-        DeviceError::WrongAperture { .. } => {
-            Failure::input(format_args!("{path}: {what} {at} is in system memory, not in this image"))
-        }
-        DeviceError::OutOfRange { .. } => {
-            Failure::input(format_args!("{path}: {what} {at} is outside the image, which covers {covers}"))
-                .hint("--base ADDR says which VRAM address the first byte is")
-        }
-        DeviceError::Unaligned { alignment, .. } => Failure::input(format_args!(
-            "{path}: {what} {at} is not aligned to {alignment} bytes in the image, which covers {covers}"
-        )),
-        other => device(memory, other),
-    }
-}
-
-/// The failure for an image that could not be read any more.
-fn device(memory: &mut Image, error: DeviceError) -> Failure {
-    let path = memory.path().display().to_string();
-    match memory.take_error() {
-        Some(system) => Failure::input(format_args!("{path}: cannot be read: {system}")),
-        None => Failure::input(format_args!("{path}: {error}")),
-    }
 }
 
 impl Source {
     /// The failure for a walk that could not go on.
     pub fn failure(&mut self, error: WalkError) -> Failure {
         match error {
-            WalkError::Device(error) => device(&mut self.memory, error),
+            WalkError::Device(error) => self.memory.failure(error),
             WalkError::VaTooWide { .. } => Failure::usage(error).hint(format_args!(
                 "MMU {} has addresses up to {:#x}",
                 self.mmu,
@@ -247,21 +303,10 @@ impl Source {
         SPARE + self.memory.bytes_held() / 1024
     }
 
-    /// Why an entry is bad, as far as possible in terms of the image.
+    /// Why an entry is bad, as far as possible in terms of the source.
     #[must_use]
     pub fn why(&self, why: &Why) -> String {
-        let (what, error) = match why {
-            Why::TableUnreadable(error) => ("the table", error),
-            Why::Unreadable(error) => ("the entry", error),
-            other => return other.to_string(),
-        };
-        match error {
-            DeviceError::WrongAperture { at } => format!("{what} is in system memory, at {at}, not in this image"),
-            DeviceError::OutOfRange { at, .. } => {
-                format!("{what} is outside the image, at {at}; the image covers {}", self.memory.covers())
-            }
-            other => format!("{what} cannot be read: {other}"),
-        }
+        self.memory.why(why)
     }
 }
 
