@@ -1,0 +1,13 @@
+//! The VRAM allocator against its naive model, with the operations that the bytes spell. `cargo fuzz run alloc_ops`; the
+//! corpus is also a plain test, `the_fuzz_corpus_agrees_with_the_model`.
+#![no_main]
+
+#[path = "../../crates/gmmu/tests/vram_model/mod.rs"]
+mod vram_model;
+
+use libfuzzer_sys::fuzz_target;
+use vram_model::{run, Bytes};
+
+fuzz_target!(|data: &[u8]| {
+    run(&mut Bytes(data), 4096);
+});
