@@ -2,6 +2,7 @@
 //! corpus is also a plain test, `the_fuzz_corpus_agrees_with_the_model`.
 #![no_main]
 
+#[expect(dead_code, reason = "the tests use more of it")]
 #[path = "../../crates/gmmu/tests/vram_model/mod.rs"]
 mod vram_model;
 

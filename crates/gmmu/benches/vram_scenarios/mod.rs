@@ -23,8 +23,6 @@ pub(crate) trait Chunks {
     fn take(&mut self, len: u32) -> Option<Self::Run>;
     /// Gives a run of `len` chunks back.
     fn give(&mut self, run: Self::Run, len: u32);
-    /// First chunk of a run.
-    fn start(run: Self::Run) -> u32;
 }
 
 /// Ours, with every check on.
@@ -57,9 +55,6 @@ impl Chunks for Ours {
     fn give(&mut self, run: Extent, _: u32) {
         self.0.free(run, State::Dirty).expect("an allocation");
     }
-    fn start(run: Extent) -> u32 {
-        u32::try_from(run.start().raw() >> 12).expect("small")
-    }
 }
 
 /// `buddy_system_allocator`'s frame allocator: rounds up to powers of two, keeps sets on the heap, checks nothing.
@@ -78,9 +73,6 @@ impl Chunks for Buddy {
     fn give(&mut self, run: u32, len: u32) {
         self.0.dealloc(run as usize, len as usize);
     }
-    fn start(run: u32) -> u32 {
-        run
-    }
 }
 
 /// `offset-allocator`: 256 bins of sizes, no alignment, may refuse what would fit.
@@ -96,9 +88,6 @@ impl Chunks for Offset {
     }
     fn give(&mut self, run: Self::Run, _: u32) {
         self.0.free(run);
-    }
-    fn start(run: Self::Run) -> u32 {
-        run.offset
     }
 }
 
@@ -117,7 +106,7 @@ impl Stream {
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         let high = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
-        u32::try_from(high * u64::from(below) >> 32).expect("below 2^32")
+        u32::try_from((high * u64::from(below)) >> 32).expect("below 2^32")
     }
 
     /// Puts `values` into a random order.
@@ -357,9 +346,4 @@ pub(crate) fn words(gib: u32) -> Option<[Words; 3]> {
 /// Bits of metadata per chunk, in hundredths.
 pub(crate) fn metadata(gib: u32) -> u64 {
     vram(gib * GIB).metadata_bytes() as u64 * 800 / u64::from(gib * GIB)
-}
-
-/// A start of a run, so that no allocator's answer can be optimised away.
-pub(crate) fn keep<A: Chunks>(run: A::Run) -> u32 {
-    black_box(A::start(run))
 }

@@ -109,7 +109,7 @@ impl Vram {
         let Some(leaf) = self.leaves.as_mut_slice().get_mut(index as usize) else { return };
         let guess = Leaf::class_for(leaf.free, leaf.clear, run);
         let was = old.class();
-        let keeps = u32::from(guess) < set::WHOLE && u32::from(was) < set::WHOLE;
+        let keeps = guess < set::WHOLE && was < set::WHOLE;
         let gained = leaf.free > old.free;
         let class = if keeps && (!gained || guess < was) { was } else { guess };
         let stale = old.is_stale();
@@ -125,12 +125,12 @@ impl Vram {
         self.update(set::STALE, index, stale, true);
     }
 
-    pub(super) fn move_class(&mut self, index: u32, from: u8, to: u8) {
+    pub(super) fn move_class(&mut self, index: u32, from: u32, to: u32) {
         if from != set::NONE {
-            self.sets.remove(u32::from(from), index);
+            self.sets.remove(from, index);
         }
         if to != set::NONE {
-            self.sets.insert(u32::from(to), index);
+            self.sets.insert(to, index);
         }
     }
 

@@ -2,6 +2,8 @@
 //! by looking at all of them. An interpreter turns numbers (of a seed, or the bytes of a fuzzer) into operations, does
 //! them on both, and compares everything that can be seen.
 
+#![expect(clippy::cast_possible_truncation, clippy::panic, reason = "a test: numbers are small, disagreement ends it")]
+
 use gmmu::addr::{VramAddr, PAGE_BYTES};
 use gmmu::vram::{
     AllocError, Cleared, Extent, FreeError, Place, Quarantined, Request, ReserveError, RetireError, Retired, State,
@@ -47,8 +49,8 @@ pub(crate) struct Bytes<'a>(pub(crate) &'a [u8]);
 impl Source for Bytes<'_> {
     fn next(&mut self, below: u64) -> u64 {
         let wanted = match below {
-            ..=0x100 => 1,
-            ..=0x1_0000 => 2,
+            0..=0x100 => 1,
+            0x101..=0x1_0000 => 2,
             _ => 8,
         };
         let count = self.0.len().min(wanted);
@@ -582,7 +584,7 @@ impl Pair {
         let runs = self.model.parts(&Ask::of(1), false);
         assert_eq!(stats.runs, runs.len() as u64);
         assert_eq!(stats.largest, runs.iter().map(|run| run.1).max().unwrap_or(0) * PAGE_BYTES);
-        let in_orders: u64 = stats.orders.iter().enumerate().map(|(order, count)| count * PAGE_BYTES << order).sum();
+        let in_orders: u64 = stats.orders.iter().enumerate().map(|(order, count)| (count * PAGE_BYTES) << order).sum();
         assert_eq!((stats.free, in_orders), (self.vram.free_bytes(), self.vram.free_bytes()));
         let managed = self.model.chunks.iter().filter(|&&chunk| chunk != Chunk::Out).count() as u64;
         assert_eq!(stats.total, managed * PAGE_BYTES);
