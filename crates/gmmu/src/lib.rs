@@ -8,7 +8,7 @@
 //!
 //! * What there is: [`addr`], [`chip`], and words made of named fields: [`bits`], [`regs`], [`mod@format`].
 //! * How it is reached: the seams ([`device`]), the PRAMIN window ([`pramin`]), invalidates ([`tlb`]), the size of memory
-//!   ([`fb`]), and all of it over one BAR0 ([`mmio`], with the self-tests to try it).
+//!   ([`fb`]), and all of it over one BAR0 ([`mmio`], with [`selftest`] to try it).
 //! * How it is read: [`walk`].
 //! * How it is changed: who owns memory (`vram`) and addresses (`va`), and address spaces with their jobs ([`vmm`]).
 #![no_std]
