@@ -21,7 +21,6 @@ static HEAP: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 struct Counter {
     words: u64,
     invalidates: u64,
-    next: u64,
 }
 
 impl TableRead for Counter {
