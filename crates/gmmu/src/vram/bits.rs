@@ -127,8 +127,7 @@ impl Vram {
         if class != was {
             self.move_class(index, was, class);
         }
-        let partly = |leaf: Leaf| leaf.free != 0 && u32::from(leaf.free) < leaf::CHUNKS;
-        self.update(set::PARTLY, index, partly(old), partly(new));
+        self.update(set::SOME, index, old.free != 0, new.free != 0);
         self.update(set::CLEAR, index, old.clear != 0, new.clear != 0);
         self.update(set::STALE, index, stale, true);
     }

@@ -230,23 +230,17 @@ pub(super) struct Runs {
 /// The runs in consecutive words, `words.len() <= 2^26`.
 pub(super) fn runs(words: impl Iterator<Item = u64> + Clone) -> Runs {
     let mut all = Runs::default();
-    // Length of the run that reaches the current word, and whether it began with the first one.
+    // Length of the run that reaches the current word, and whether it began with the first one. Selections, no branches:
+    // nobody could predict the bits.
     let (mut open, mut from_start) = (0, true);
     for word in words.clone() {
-        if word == u64::MAX {
-            open += WORD;
-            continue;
-        }
-        let joined = open + word.trailing_ones();
-        if from_start {
-            all.head = joined;
-            from_start = false;
-        }
+        let ones = word.trailing_ones();
+        let whole = ones == WORD;
+        let joined = open + ones;
+        all.head = if from_start { joined } else { all.head };
         all.max = all.max.max(joined);
-        open = word.leading_ones();
-    }
-    if from_start {
-        all.head = open;
+        from_start &= whole;
+        open = if whole { joined } else { word.leading_ones() };
     }
     all.tail = open;
     all.max = all.max.max(open);
