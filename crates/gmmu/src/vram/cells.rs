@@ -58,7 +58,11 @@ pub(super) const fn window(base: u32, lo: u32, hi: u32) -> u64 {
 pub(super) fn spans(start: u32, len: u32) -> impl Iterator<Item = (u32, u64)> {
     let end = start.saturating_add(len);
     let last = if len == 0 { start / WORD } else { end.div_ceil(WORD) };
-    (start / WORD..last).map(move |word| (word, window(word * WORD, start, end)))
+    (start / WORD..last).map(move |word| {
+        // Each word overlaps, so that neither shift reaches 64.
+        let (from, past) = (start.saturating_sub(word * WORD), (word * WORD + WORD).saturating_sub(end));
+        (word, u64::MAX << from & u64::MAX >> past)
+    })
 }
 
 /// The positions at which `len` (1 to 64) set bits start.
