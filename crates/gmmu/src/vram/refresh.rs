@@ -58,6 +58,7 @@ impl Vram {
     }
 
     /// Recomputes a leaf's runs and class; says whether the runs changed.
+    #[inline]
     fn look_again(&mut self, index: u32) -> bool {
         let runs = self.leaf_runs(index);
         self.touched += 2 + u64::from(leaf::WORDS);
@@ -101,6 +102,7 @@ impl Vram {
     }
 
     /// What node `index` of the tree's lowest level has to be by its leaves.
+    #[inline]
     pub(super) fn join_leaves(&self, index: u32) -> Runs {
         let first = (index * FAN) as usize;
         let last = (first + FAN as usize).min(self.leaves.len());
