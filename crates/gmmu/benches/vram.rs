@@ -99,7 +99,7 @@ fn main() {
         row(&format!("4K in a range, 8192 live: {name}"), "300", times, [&mut a, &mut b]);
     }
     println!(
-        "churn, requests of 200000 that did not fit: {} {} {}",
+        "churn, requests of 1000000 that did not fit: {} {} {}",
         ours.churn_failed, buddy.churn_failed, offset.churn_failed
     );
     rest();

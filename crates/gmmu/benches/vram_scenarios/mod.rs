@@ -191,7 +191,7 @@ pub(crate) fn steady_pair<A: Chunks>() -> Option<f64> {
 }
 
 /// 8 GiB, 60 % full of contiguous runs of 1 to 512 chunks: nanoseconds for freeing a random one and taking one of another
-/// size, and how many of 200,000 did not fit.
+/// size, and how many of 1,000,000 did not fit.
 pub(crate) fn churn<A: Chunks>() -> Option<(f64, u32)> {
     let total = 8 * GIB;
     let mut pool = A::fresh(total);
@@ -203,7 +203,7 @@ pub(crate) fn churn<A: Chunks>() -> Option<(f64, u32)> {
         used += len;
     }
     let count = u32::try_from(runs.len()).ok()?;
-    let picks: Vec<(u32, u32)> = (0..200_000).map(|_| (stream.below(count), 1 + stream.below(512))).collect();
+    let picks: Vec<(u32, u32)> = (0..1_000_000).map(|_| (stream.below(count), 1 + stream.below(512))).collect();
     let mut failed = 0;
     let start = Watch::start();
     for &(pick, len) in &picks {

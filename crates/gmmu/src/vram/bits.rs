@@ -66,47 +66,55 @@ impl Vram {
     /// Takes the free chunks `start..start + len`. Their marks still say which were known to be zero, so that
     /// [`untake_bits`](Self::untake_bits) undoes it without a trace.
     pub(super) fn take_bits(&mut self, start: u32, len: u32) {
-        self.change_bits(start, len, |cell, mask| cell.free &= !mask);
+        self.change_bits(start, len, false, |cell, mask| {
+            cell.free &= !mask;
+            cell.mark & mask
+        });
     }
 
     /// Undoes [`take_bits`](Self::take_bits).
     pub(super) fn untake_bits(&mut self, start: u32, len: u32) {
-        self.change_bits(start, len, |cell, mask| cell.free |= mask);
+        self.change_bits(start, len, true, |cell, mask| {
+            cell.free |= mask;
+            cell.mark & mask
+        });
     }
 
     /// Gives the taken chunks `start..start + len` back, known to be zero or not.
     pub(super) fn give_bits(&mut self, start: u32, len: u32, cleared: bool) {
-        self.change_bits(start, len, |cell, mask| {
+        self.change_bits(start, len, true, |cell, mask| {
             cell.free |= mask;
             cell.mark = if cleared { cell.mark | mask } else { cell.mark & !mask };
+            cell.mark & mask
         });
     }
 
-    fn change_bits(&mut self, start: u32, len: u32, change: impl Fn(&mut Cell, u64)) {
+    /// Makes chunks free that are all taken, or the other way round. `change` does it in one word and returns which of them
+    /// are known to be zero.
+    fn change_bits(&mut self, start: u32, len: u32, give: bool, change: impl Fn(&mut Cell, u64) -> u64) {
         let end = start + len;
         for index in start / leaf::CHUNKS..end.div_ceil(leaf::CHUNKS) {
             let base = index * leaf::CHUNKS;
             let (from, to) = (start.max(base), end.min(base + leaf::CHUNKS));
             let Some(leaf) = self.leaves.as_mut_slice().get_mut(index as usize) else { return };
-            let old = *leaf;
-            let (mut free, mut clear) = (u32::from(old.free), u32::from(old.clear));
+            let (old, mut clear) = (*leaf, 0);
             for (word, mask) in spans(from, to - from) {
                 let Some(cell) = self.cells.as_mut_slice().get_mut(word as usize) else { return };
-                let before = *cell;
-                change(cell, mask);
-                free = free + cell.free.count_ones() - before.free.count_ones();
-                clear = clear + cell.usable(true).count_ones() - before.usable(true).count_ones();
+                let zero = change(cell, mask);
+                // Counting bits is slow without an instruction for it, and most memory is not cleared.
+                clear += if zero == 0 { 0 } else { zero.count_ones() };
                 let bit = 1 << (word % leaf::WORDS);
                 leaf.words = if cell.free == 0 { leaf.words & !bit } else { leaf.words | bit };
                 self.touched += 2;
             }
             self.touched += 2;
-            self.free = self.free + free - u32::from(old.free);
-            self.clear = self.clear + clear - u32::from(old.clear);
+            let count = |all: u32, part: u32| if give { all + part } else { all - part };
+            self.free = count(self.free, to - from);
+            self.clear = count(self.clear, clear);
             // At most 512 each.
-            leaf.free = u16::try_from(free).unwrap_or(0);
-            leaf.clear = u16::try_from(clear).unwrap_or(0);
-            let run = if free > u32::from(old.free) { to - from } else { (from - base).max(base + leaf::CHUNKS - to) };
+            leaf.free = u16::try_from(count(u32::from(old.free), to - from)).unwrap_or(0);
+            leaf.clear = u16::try_from(count(u32::from(old.clear), clear)).unwrap_or(0);
+            let run = if give { to - from } else { (from - base).max(base + leaf::CHUNKS - to) };
             self.refile(index, old, run);
         }
     }
@@ -127,8 +135,7 @@ impl Vram {
         if class != was {
             self.move_class(index, was, class);
         }
-        let partly = |leaf: Leaf| leaf.free != 0 && u32::from(leaf.free) < leaf::CHUNKS;
-        self.update(set::PARTLY, index, partly(old), partly(new));
+        self.update(set::SOME, index, old.free != 0, new.free != 0);
         self.update(set::CLEAR, index, old.clear != 0, new.clear != 0);
         self.update(set::STALE, index, stale, true);
     }

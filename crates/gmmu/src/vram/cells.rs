@@ -58,7 +58,11 @@ pub(super) const fn window(base: u32, lo: u32, hi: u32) -> u64 {
 pub(super) fn spans(start: u32, len: u32) -> impl Iterator<Item = (u32, u64)> {
     let end = start.saturating_add(len);
     let last = if len == 0 { start / WORD } else { end.div_ceil(WORD) };
-    (start / WORD..last).map(move |word| (word, window(word * WORD, start, end)))
+    (start / WORD..last).map(move |word| {
+        // Each word overlaps, so that neither shift reaches 64.
+        let (from, past) = (start.saturating_sub(word * WORD), (word * WORD + WORD).saturating_sub(end));
+        (word, u64::MAX << from & u64::MAX >> past)
+    })
 }
 
 /// The positions at which `len` (1 to 64) set bits start.
@@ -230,23 +234,17 @@ pub(super) struct Runs {
 /// The runs in consecutive words, `words.len() <= 2^26`.
 pub(super) fn runs(words: impl Iterator<Item = u64> + Clone) -> Runs {
     let mut all = Runs::default();
-    // Length of the run that reaches the current word, and whether it began with the first one.
+    // Length of the run that reaches the current word, and whether it began with the first one. Selections, no branches:
+    // nobody could predict the bits.
     let (mut open, mut from_start) = (0, true);
     for word in words.clone() {
-        if word == u64::MAX {
-            open += WORD;
-            continue;
-        }
-        let joined = open + word.trailing_ones();
-        if from_start {
-            all.head = joined;
-            from_start = false;
-        }
+        let ones = word.trailing_ones();
+        let whole = ones == WORD;
+        let joined = open + ones;
+        all.head = if from_start { joined } else { all.head };
         all.max = all.max.max(joined);
-        open = word.leading_ones();
-    }
-    if from_start {
-        all.head = open;
+        from_start &= whole;
+        open = if whole { joined } else { word.leading_ones() };
     }
     all.tail = open;
     all.max = all.max.max(open);

@@ -87,8 +87,7 @@ impl Vram {
         if (0..=set::WHOLE_CLEAR).any(|class| self.sets.has(class, index) != (class == leaf.class())) {
             return Err("a leaf is in the wrong class set");
         }
-        let partly = leaf.free != 0 && u32::from(leaf.free) < leaf::CHUNKS;
-        let flags = [(set::PARTLY, partly), (set::CLEAR, leaf.clear != 0), (set::STALE, leaf.is_stale())];
+        let flags = [(set::SOME, leaf.free != 0), (set::CLEAR, leaf.clear != 0), (set::STALE, leaf.is_stale())];
         if flags.iter().any(|&(set, is)| self.sets.has(set, index) != is) {
             return Err("a leaf is missing from a set, or wrongly in it");
         }

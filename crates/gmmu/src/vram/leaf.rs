@@ -14,8 +14,8 @@ pub(super) mod set {
     pub(in super::super) const WHOLE: u32 = 9;
     /// Entirely free, entirely known to be zero.
     pub(in super::super) const WHOLE_CLEAR: u32 = 10;
-    /// Some chunks free, but not all.
-    pub(in super::super) const PARTLY: u32 = 11;
+    /// Some chunks are free.
+    pub(in super::super) const SOME: u32 = 11;
     /// Some free chunks are known to be zero.
     pub(in super::super) const CLEAR: u32 = 12;
     /// The bits changed since the runs were computed.

@@ -58,6 +58,7 @@ impl Vram {
     }
 
     /// Recomputes a leaf's runs and class; says whether the runs changed.
+    #[inline]
     fn look_again(&mut self, index: u32) -> bool {
         let runs = self.leaf_runs(index);
         self.touched += 2 + u64::from(leaf::WORDS);
@@ -71,6 +72,20 @@ impl Vram {
             self.move_class(index, was, class);
         }
         changed
+    }
+
+    /// Puts a leaf that changed into the class that it belongs to now; says whether that is another. Its runs and the tree
+    /// still wait for [`refresh`](Self::refresh).
+    pub(super) fn reclass(&mut self, index: u32) -> bool {
+        let runs = self.leaf_runs(index);
+        self.touched += 2 + u64::from(leaf::WORDS);
+        let Some(leaf) = self.leaves.as_mut_slice().get_mut(index as usize) else { return false };
+        let (was, class) = (leaf.class(), Leaf::class_for(leaf.free, leaf.clear, runs.max));
+        leaf.set_class(class);
+        if was != class {
+            self.move_class(index, was, class);
+        }
+        was != class
     }
 
     /// The runs of a leaf, by its bits.
@@ -87,6 +102,7 @@ impl Vram {
     }
 
     /// What node `index` of the tree's lowest level has to be by its leaves.
+    #[inline]
     pub(super) fn join_leaves(&self, index: u32) -> Runs {
         let first = (index * FAN) as usize;
         let last = (first + FAN as usize).min(self.leaves.len());
@@ -111,8 +127,8 @@ impl Vram {
             self.free += u32::from(leaf.free);
             self.clear += u32::from(leaf.clear);
             self.move_class(index, set::NONE, class);
-            if leaf.free != 0 && u32::from(leaf.free) < leaf::CHUNKS {
-                self.sets.insert(set::PARTLY, index);
+            if leaf.free != 0 {
+                self.sets.insert(set::SOME, index);
             }
             if leaf.clear != 0 {
                 self.sets.insert(set::CLEAR, index);

@@ -19,7 +19,7 @@ pub(super) struct Bounds {
 }
 
 /// Longest run for which partly free leaves are tried by class; longer ones are found by the tree.
-const SHORT: u32 = 64;
+const SHORT: u32 = 256;
 
 impl Vram {
     /// A place for `len` chunks, if there is one.
@@ -218,7 +218,7 @@ impl Vram {
                 return Some(index * leaf::CHUNKS);
             }
         }
-        if len <= SHORT && align.chunks() <= SHORT {
+        if len <= SHORT && align.chunks() <= WORD {
             // Once with the classes as they are, once more after they were made exact.
             for _ in 0..2 {
                 if let Some(at) = self.find_by_class(len, align, from, to) {
@@ -234,16 +234,24 @@ impl Vram {
     }
 
     /// A place for a short run in the lowest partly free leaf of the smallest class that can have one. Only a guess: it
-    /// looks at one leaf of each class.
+    /// looks at one leaf of each class, or at another where the first turned out to be in the wrong class.
     fn find_by_class(&mut self, len: u32, align: Align, from: u32, to: u32) -> Option<u32> {
         for class in len.ilog2()..set::WHOLE {
-            let Some(index) = self.sets.first_in(class, from, to) else { continue };
-            let base = index * leaf::CHUNKS;
-            let mut look = Upward { len, align, start: base, next: base };
-            for word in index * leaf::WORDS..(index + 1) * leaf::WORDS {
-                let usable = self.cell(word).free;
-                if let Some(at) = look.feed(word * WORD, usable) {
-                    return Some(at);
+            if self.sets.live() >> class & 1 == 0 {
+                continue;
+            }
+            for _ in 0..2 {
+                let Some(index) = self.sets.first_in(class, from, to) else { break };
+                let base = index * leaf::CHUNKS;
+                let mut look = Upward { len, align, start: base, next: base };
+                for word in index * leaf::WORDS..(index + 1) * leaf::WORDS {
+                    let usable = self.cell(word).free;
+                    if let Some(at) = look.feed(word * WORD, usable) {
+                        return Some(at);
+                    }
+                }
+                if !self.reclass(index) {
+                    break;
                 }
             }
         }

@@ -29,24 +29,21 @@ impl Vram {
         }
     }
 
+    /// The most broken up leaves first, whole ones last, and of those the cleared last.
     fn best(&mut self, bounds: Bounds) -> Option<u32> {
-        if bounds.lo == 0 && bounds.hi == self.end {
-            // The most broken up leaves first, whole ones last, and of those the cleared last.
-            let classes = self.sets.live() & set::CLASSES;
-            if classes == 0 {
-                return None;
-            }
-            let index = self.sets.first(classes.trailing_zeros())?;
-            return self.pick_best(index, 0, self.end);
-        }
-        for set in [set::PARTLY, set::WHOLE, set::WHOLE_CLEAR] {
-            let (mut from, to) = (bounds.lo / leaf::CHUNKS, bounds.hi.div_ceil(leaf::CHUNKS));
-            while let Some(index) = self.sets.first_in(set, from, to) {
+        let mut classes = self.sets.live() & set::CLASSES;
+        let (first, to) = (bounds.lo / leaf::CHUNKS, bounds.hi.div_ceil(leaf::CHUNKS));
+        let everywhere = bounds.lo == 0 && bounds.hi == self.end;
+        while classes != 0 {
+            let class = classes.trailing_zeros();
+            classes &= classes - 1;
+            let mut found = if everywhere { self.sets.first(class) } else { self.sets.first_in(class, first, to) };
+            while let Some(index) = found {
                 // Only a leaf that is partly out of range can have nothing.
                 if let Some(chunk) = self.pick_best(index, bounds.lo, bounds.hi) {
                     return Some(chunk);
                 }
-                from = index + 1;
+                found = self.sets.first_in(class, index + 1, to);
             }
         }
         None
@@ -63,46 +60,36 @@ impl Vram {
     }
 
     fn lowest(&mut self, bounds: Bounds) -> Option<u32> {
-        let (sets, kind) = Self::where_to_look(bounds);
-        let mut found: Option<u32> = None;
-        for &set in sets {
-            let hi = found.unwrap_or(bounds.hi);
-            let (mut from, to) = (bounds.lo / leaf::CHUNKS, hi.div_ceil(leaf::CHUNKS));
-            while let Some(index) = self.sets.first_in(set, from, to) {
-                let words = self.leaf(index).words;
-                if let Some(chunk) = self.pick_lowest(index, words, bounds.lo, hi, kind) {
-                    found = Some(chunk);
-                    break;
-                }
-                from = index + 1;
+        let (set, kind) = Self::where_to_look(bounds);
+        let (mut from, to) = (bounds.lo / leaf::CHUNKS, bounds.hi.div_ceil(leaf::CHUNKS));
+        while let Some(index) = self.sets.first_in(set, from, to) {
+            let words = self.leaf(index).words;
+            if let Some(chunk) = self.pick_lowest(index, words, bounds.lo, bounds.hi, kind) {
+                return Some(chunk);
             }
+            from = index + 1;
         }
-        found
+        None
     }
 
     fn highest(&mut self, bounds: Bounds) -> Option<u32> {
-        let (sets, kind) = Self::where_to_look(bounds);
-        let mut found: Option<u32> = None;
-        for &set in sets {
-            let lo = found.map_or(bounds.lo, |chunk| chunk + 1);
-            let (from, mut to) = (lo / leaf::CHUNKS, bounds.hi.div_ceil(leaf::CHUNKS));
-            while let Some(index) = self.sets.last_in(set, from, to) {
-                let words = self.leaf(index).words;
-                if let Some(chunk) = self.pick_highest(index, words, lo, bounds.hi, kind) {
-                    found = Some(chunk);
-                    break;
-                }
-                to = index;
+        let (set, kind) = Self::where_to_look(bounds);
+        let (from, mut to) = (bounds.lo / leaf::CHUNKS, bounds.hi.div_ceil(leaf::CHUNKS));
+        while let Some(index) = self.sets.last_in(set, from, to) {
+            let words = self.leaf(index).words;
+            if let Some(chunk) = self.pick_highest(index, words, bounds.lo, bounds.hi, kind) {
+                return Some(chunk);
             }
+            to = index;
         }
-        found
+        None
     }
 
-    fn where_to_look(bounds: Bounds) -> (&'static [u32], Kind) {
+    fn where_to_look(bounds: Bounds) -> (u32, Kind) {
         if bounds.only_clear {
-            (&[set::CLEAR], Kind::Clear)
+            (set::CLEAR, Kind::Clear)
         } else {
-            (&[set::PARTLY, set::WHOLE, set::WHOLE_CLEAR], Kind::Any)
+            (set::SOME, Kind::Any)
         }
     }
 
