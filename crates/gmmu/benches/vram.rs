@@ -72,7 +72,7 @@ fn main() {
     // `cargo test --benches` runs this too, and only wants to know that it works.
     let quick = !std::env::args().any(|argument| argument == "--bench");
     let rounds = if quick { 1 } else { 5 };
-    println!("machine: {}; {rounds} rounds; nanoseconds", machine());
+    println!("machine: {}; {rounds} rounds; nanoseconds that the thread ran", machine());
     let head = ["ours", "least", "target", "buddy", "offset", "ratio"].map(|name| format!("{name:>9}")).join(" ");
     println!("{:<44} {head}", "row");
     let (mut ours, mut buddy, mut offset) = (Rows::default(), Rows::default(), Rows::default());

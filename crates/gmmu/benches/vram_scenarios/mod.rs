@@ -11,10 +11,10 @@ use std::hint::black_box;
 use std::time::Instant;
 
 /// Chunks of a GiB.
-pub const GIB: u32 = 1 << 18;
+pub(crate) const GIB: u32 = 1 << 18;
 
 /// An allocator of contiguous runs of 4 KiB chunks.
-pub trait Chunks {
+pub(crate) trait Chunks {
     /// What has to be kept to free a run.
     type Run: Copy;
     /// An allocator of `chunks` chunks, all free.
@@ -23,18 +23,16 @@ pub trait Chunks {
     fn take(&mut self, len: u32) -> Option<Self::Run>;
     /// Gives a run of `len` chunks back.
     fn give(&mut self, run: Self::Run, len: u32);
-    /// First chunk of a run.
-    fn start(run: Self::Run) -> u32;
 }
 
 /// Ours, with every check on.
-pub struct Ours(pub Vram);
+pub(crate) struct Ours(pub(crate) Vram);
 
 /// A request for `chunks` contiguous chunks.
 ///
 /// # Panics
 /// Never for the sizes that are used here.
-pub fn request(chunks: u32) -> Request {
+pub(crate) fn request(chunks: u32) -> Request {
     Request::new(u64::from(chunks) << 12).contiguous().build().expect("a request that makes sense")
 }
 
@@ -42,7 +40,7 @@ pub fn request(chunks: u32) -> Request {
 ///
 /// # Panics
 /// Where the host has no memory.
-pub fn vram(chunks: u32) -> Vram {
+pub(crate) fn vram(chunks: u32) -> Vram {
     Vram::new(&[VramAddr::new(0)..VramAddr::new(u64::from(chunks) << 12)]).expect("memory")
 }
 
@@ -57,13 +55,10 @@ impl Chunks for Ours {
     fn give(&mut self, run: Extent, _: u32) {
         self.0.free(run, State::Dirty).expect("an allocation");
     }
-    fn start(run: Extent) -> u32 {
-        u32::try_from(run.start().raw() >> 12).expect("small")
-    }
 }
 
 /// `buddy_system_allocator`'s frame allocator: rounds up to powers of two, keeps sets on the heap, checks nothing.
-pub struct Buddy(buddy_system_allocator::FrameAllocator<33>);
+pub(crate) struct Buddy(buddy_system_allocator::FrameAllocator<33>);
 
 impl Chunks for Buddy {
     type Run = u32;
@@ -78,13 +73,10 @@ impl Chunks for Buddy {
     fn give(&mut self, run: u32, len: u32) {
         self.0.dealloc(run as usize, len as usize);
     }
-    fn start(run: u32) -> u32 {
-        run
-    }
 }
 
 /// `offset-allocator`: 256 bins of sizes, no alignment, may refuse what would fit.
-pub struct Offset(offset_allocator::Allocator);
+pub(crate) struct Offset(offset_allocator::Allocator);
 
 impl Chunks for Offset {
     type Run = offset_allocator::Allocation;
@@ -97,35 +89,56 @@ impl Chunks for Offset {
     fn give(&mut self, run: Self::Run, _: u32) {
         self.0.free(run);
     }
-    fn start(run: Self::Run) -> u32 {
-        run.offset
-    }
 }
 
 /// Numbers from a seed: xorshift64*.
-pub struct Stream(u64);
+pub(crate) struct Stream(u64);
 
 impl Stream {
     /// The stream of `seed`.
-    pub const fn new(seed: u64) -> Self {
+    pub(crate) const fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(2) | 1)
     }
 
     /// The next number below `below`.
-    pub fn below(&mut self, below: u32) -> u32 {
+    pub(crate) fn below(&mut self, below: u32) -> u32 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         let high = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
-        u32::try_from(high * u64::from(below) >> 32).expect("below 2^32")
+        u32::try_from((high * u64::from(below)) >> 32).expect("below 2^32")
     }
 
     /// Puts `values` into a random order.
-    pub fn shuffle<T>(&mut self, values: &mut [T]) {
+    pub(crate) fn shuffle<T>(&mut self, values: &mut [T]) {
         for index in (1..values.len()).rev() {
             let other = self.below(u32::try_from(index + 1).expect("small")) as usize;
             values.swap(index, other);
         }
+    }
+}
+
+/// A stopwatch for long measurements: the time that this thread ran, where the system tells, so that other load on the
+/// machine disturbs less; the time on the wall otherwise.
+struct Watch {
+    ran: Option<u64>,
+    wall: Instant,
+}
+
+impl Watch {
+    /// Nanoseconds that this thread ran so far (Linux; right to a few milliseconds).
+    fn ran() -> Option<u64> {
+        std::fs::read_to_string("/proc/thread-self/schedstat").ok()?.split(' ').next()?.parse().ok()
+    }
+
+    fn start() -> Self {
+        Self { ran: Self::ran(), wall: Instant::now() }
+    }
+
+    fn per_operation(&self, operations: usize) -> f64 {
+        let wall = self.wall.elapsed().as_secs_f64() * 1e9;
+        let ran = Self::ran().zip(self.ran).map(|(now, then)| now.saturating_sub(then) as f64);
+        ran.filter(|&ran| ran > 0.0).unwrap_or(wall) / operations as f64
     }
 }
 
@@ -139,28 +152,28 @@ fn fill<A: Chunks>(pool: &mut A, chunks: u32) -> Option<Vec<A::Run>> {
 }
 
 /// Fills 8 GiB with single chunks; then frees them in random order: nanoseconds per allocation, and per free.
-pub fn fill_and_free<A: Chunks>() -> Option<(f64, f64)> {
+pub(crate) fn fill_and_free<A: Chunks>() -> Option<(f64, f64)> {
     let chunks = 8 * GIB;
     let mut pool = A::fresh(chunks);
     // The list is written once before, so that its page faults are not measured.
     let first = pool.take(1)?;
     pool.give(first, 1);
     let mut runs = vec![first; chunks as usize];
-    let start = Instant::now();
+    let start = Watch::start();
     for run in &mut runs {
         *run = pool.take(1)?;
     }
-    let fill = per_operation(start, runs.len());
+    let fill = start.per_operation(runs.len());
     Stream::new(1).shuffle(&mut runs);
-    let start = Instant::now();
+    let start = Watch::start();
     for &run in &runs {
         pool.give(run, 1);
     }
-    Some((fill, per_operation(start, runs.len())))
+    Some((fill, start.per_operation(runs.len())))
 }
 
 /// 8 GiB of single chunks of which a random half was freed: nanoseconds for freeing a random one and taking another.
-pub fn steady_pair<A: Chunks>() -> Option<f64> {
+pub(crate) fn steady_pair<A: Chunks>() -> Option<f64> {
     let mut pool = A::fresh(8 * GIB);
     let mut runs = fill(&mut pool, 8 * GIB)?;
     let mut stream = Stream::new(2);
@@ -169,17 +182,17 @@ pub fn steady_pair<A: Chunks>() -> Option<f64> {
         pool.give(run, 1);
     }
     // The order is random already, so that the list of runs itself is walked from front to back.
-    let start = Instant::now();
+    let start = Watch::start();
     for slot in &mut runs {
         pool.give(*slot, 1);
         *slot = pool.take(1)?;
     }
-    Some(per_operation(start, runs.len()))
+    Some(start.per_operation(runs.len()))
 }
 
 /// 8 GiB, 60 % full of contiguous runs of 1 to 512 chunks: nanoseconds for freeing a random one and taking one of another
 /// size, and how many of 200,000 did not fit.
-pub fn churn<A: Chunks>() -> Option<(f64, u32)> {
+pub(crate) fn churn<A: Chunks>() -> Option<(f64, u32)> {
     let total = 8 * GIB;
     let mut pool = A::fresh(total);
     let mut stream = Stream::new(3);
@@ -192,7 +205,7 @@ pub fn churn<A: Chunks>() -> Option<(f64, u32)> {
     let count = u32::try_from(runs.len()).ok()?;
     let picks: Vec<(u32, u32)> = (0..200_000).map(|_| (stream.below(count), 1 + stream.below(512))).collect();
     let mut failed = 0;
-    let start = Instant::now();
+    let start = Watch::start();
     for &(pick, len) in &picks {
         let slot = runs.get_mut(pick as usize)?;
         pool.give(slot.0, slot.1);
@@ -204,12 +217,12 @@ pub fn churn<A: Chunks>() -> Option<(f64, u32)> {
             }
         }
     }
-    Some((per_operation(start, picks.len()), failed))
+    Some((start.per_operation(picks.len()), failed))
 }
 
 /// 8 GiB, and in a range of 64 MiB of it 8,192 live chunks: nanoseconds for freeing a random one of them, and for taking
 /// one in the range.
-pub fn ranged_pair(place: Place) -> Option<(f64, f64)> {
+pub(crate) fn ranged_pair(place: Place) -> Option<(f64, f64)> {
     let mut vram = vram(8 * GIB);
     let window = VramAddr::new((1 << 30) + 4096)..VramAddr::new((1 << 30) + (64 << 20) + 4096);
     let one = Request::new(4096).within(window).place(place).build().ok()?;
@@ -239,19 +252,19 @@ pub fn ranged_pair(place: Place) -> Option<(f64, f64)> {
 }
 
 /// What asking for the impossible costs, in nanoseconds.
-pub struct Impossible {
+pub(crate) struct Impossible {
     /// The first question, which has to look at everything that changed before.
-    pub first: f64,
+    pub(crate) first: f64,
     /// A question for 12K after that.
-    pub settled: f64,
+    pub(crate) settled: f64,
     /// A question for 12K between two of which one chunk was freed and taken again.
-    pub busy: f64,
+    pub(crate) busy: f64,
     /// A question for 8K at an alignment that no hole has.
-    pub aligned: f64,
+    pub(crate) aligned: f64,
 }
 
 /// 80 GiB, full but for isolated holes of 8 KiB, one per 16 KiB, none of them aligned.
-pub fn impossible() -> Option<Impossible> {
+pub(crate) fn impossible() -> Option<Impossible> {
     let mut vram = vram(80 * GIB);
     let at = |chunk: u32| VramAddr::new(u64::from(chunk) << 12);
     vram.reserve(at(0)..at(1)).ok()?;
@@ -284,7 +297,7 @@ pub fn impossible() -> Option<Impossible> {
 }
 
 /// Fills 1 GiB with contiguous runs of 4K to 4M until the first does not fit: thousandths that are used then.
-pub fn used_at_first_failure<A: Chunks>(seed: u64) -> u32 {
+pub(crate) fn used_at_first_failure<A: Chunks>(seed: u64) -> u32 {
     let mut pool = A::fresh(GIB);
     let mut stream = Stream::new(seed);
     let mut used = 0;
@@ -299,13 +312,13 @@ pub fn used_at_first_failure<A: Chunks>(seed: u64) -> u32 {
 
 /// Words touched by operations on single chunks: on average, and by the worst one.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Words {
+pub(crate) struct Words {
     /// All words.
-    pub total: u64,
+    pub(crate) total: u64,
     /// Operations.
-    pub operations: u64,
+    pub(crate) operations: u64,
     /// Words of the worst operation.
-    pub worst: u64,
+    pub(crate) worst: u64,
 }
 
 impl Words {
@@ -321,14 +334,14 @@ impl Words {
 
     /// Words per operation.
     #[must_use]
-    pub fn mean(&self) -> f64 {
+    pub(crate) fn mean(&self) -> f64 {
         self.total as f64 / self.operations.max(1) as f64
     }
 }
 
 /// The words of the fill of `gib` GiB, of the random frees after it, and of steady pairs in between. Exact: the same on
 /// every machine.
-pub fn words(gib: u32) -> Option<[Words; 3]> {
+pub(crate) fn words(gib: u32) -> Option<[Words; 3]> {
     let mut vram = vram(gib * GIB);
     let [mut fill, mut free, mut pair] = [Words::default(); 3];
     let one = request(1);
@@ -355,11 +368,6 @@ pub fn words(gib: u32) -> Option<[Words; 3]> {
 }
 
 /// Bits of metadata per chunk, in hundredths.
-pub fn metadata(gib: u32) -> u64 {
+pub(crate) fn metadata(gib: u32) -> u64 {
     vram(gib * GIB).metadata_bytes() as u64 * 800 / u64::from(gib * GIB)
-}
-
-/// A start of a run, so that no allocator's answer can be optimised away.
-pub fn keep<A: Chunks>(run: A::Run) -> u32 {
-    black_box(A::start(run))
 }

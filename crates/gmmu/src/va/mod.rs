@@ -6,6 +6,10 @@
 //! range can go and succeeds whenever there is a place; it changes nothing. [`insert`](VaSpace::insert) takes an exact
 //! range. Memory is taken in [`reserve`](VaSpace::reserve) alone, so that whoever must not allocate reserves first.
 //!
+//! Time is logarithmic for the alignments of page sizes up to 512 MiB. With other alignments, or guard gaps wider than
+//! those of the ranges there, gaps that are long enough but do not fit are looked at one by one: still every place is
+//! found, in a time that grows with the number of such gaps.
+//!
 //! Address 0 and the rest of the first 2 MiB are not handed out by `find` unless asked for: a null pointer plus a small
 //! offset is to fault.
 
@@ -136,7 +140,7 @@ impl<T> VaSpace<T> {
     }
 
     /// [`insert`](Self::insert) of a range that `find` is to stay `guard` bytes away from (rounded up to 4 KiB) as long
-    /// as it lives, on both sides.
+    /// as it lives, on both sides; but not farther than to its neighbours, which may be nearer by exact insertion.
     ///
     /// # Errors
     /// [`InsertError`], with the value. Nothing was changed.

@@ -57,7 +57,7 @@ pub(super) struct Tree<T> {
     pub(super) base: u64,
     pub(super) leaves: Slab<Leaf, 32>,
     pub(super) inners: Slab<Inner, 16>,
-    values: Slab<T, 64>,
+    values: Slab<T, 128>,
     /// A leaf where `depth` is 0; no node where there are no ranges.
     pub(super) root: u32,
     pub(super) depth: usize,

@@ -156,7 +156,7 @@ impl Vram {
     fn undo(&mut self, pieces: &[Extent], count: usize) {
         for piece in pieces.iter().take(count) {
             if let Some((start, len)) = self.local(*piece) {
-                self.give_bits(start, len);
+                self.untake_bits(start, len);
             }
         }
     }

@@ -64,14 +64,22 @@ impl Vram {
     }
 
     /// Takes the free chunks `start..start + len`. Their marks still say which were known to be zero, so that
-    /// [`give_bits`](Self::give_bits) undoes it without a trace.
+    /// [`untake_bits`](Self::untake_bits) undoes it without a trace.
     pub(super) fn take_bits(&mut self, start: u32, len: u32) {
         self.change_bits(start, len, |cell, mask| cell.free &= !mask);
     }
 
-    /// Makes the chunks `start..start + len` free; their marks say which are known to be zero.
-    pub(super) fn give_bits(&mut self, start: u32, len: u32) {
+    /// Undoes [`take_bits`](Self::take_bits).
+    pub(super) fn untake_bits(&mut self, start: u32, len: u32) {
         self.change_bits(start, len, |cell, mask| cell.free |= mask);
+    }
+
+    /// Gives the taken chunks `start..start + len` back, known to be zero or not.
+    pub(super) fn give_bits(&mut self, start: u32, len: u32, cleared: bool) {
+        self.change_bits(start, len, |cell, mask| {
+            cell.free |= mask;
+            cell.mark = if cleared { cell.mark | mask } else { cell.mark & !mask };
+        });
     }
 
     fn change_bits(&mut self, start: u32, len: u32, change: impl Fn(&mut Cell, u64)) {
@@ -109,7 +117,7 @@ impl Vram {
         let Some(leaf) = self.leaves.as_mut_slice().get_mut(index as usize) else { return };
         let guess = Leaf::class_for(leaf.free, leaf.clear, run);
         let was = old.class();
-        let keeps = u32::from(guess) < set::WHOLE && u32::from(was) < set::WHOLE;
+        let keeps = guess < set::WHOLE && was < set::WHOLE;
         let gained = leaf.free > old.free;
         let class = if keeps && (!gained || guess < was) { was } else { guess };
         let stale = old.is_stale();
@@ -125,12 +133,12 @@ impl Vram {
         self.update(set::STALE, index, stale, true);
     }
 
-    pub(super) fn move_class(&mut self, index: u32, from: u8, to: u8) {
+    pub(super) fn move_class(&mut self, index: u32, from: u32, to: u32) {
         if from != set::NONE {
-            self.sets.remove(u32::from(from), index);
+            self.sets.remove(from, index);
         }
         if to != set::NONE {
-            self.sets.insert(u32::from(to), index);
+            self.sets.insert(to, index);
         }
     }
 
@@ -159,16 +167,6 @@ impl Vram {
     pub(super) fn mark_start(&mut self, chunk: u32) {
         if let Some(cell) = self.cells.as_mut_slice().get_mut((chunk / WORD) as usize) {
             cell.mark |= 1 << (chunk % WORD);
-        }
-    }
-
-    /// Says of chunks that are about to be given back whether they are zero.
-    pub(super) fn mark_contents(&mut self, start: u32, len: u32, cleared: bool) {
-        for (word, mask) in spans(start, len) {
-            if let Some(cell) = self.cells.as_mut_slice().get_mut(word as usize) {
-                cell.mark = if cleared { cell.mark | mask } else { cell.mark & !mask };
-            }
-            self.touched += 2;
         }
     }
 

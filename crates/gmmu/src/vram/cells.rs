@@ -95,7 +95,7 @@ impl Align {
 
     /// The alignment in chunks, capped to what fits.
     pub(super) fn chunks(self) -> u32 {
-        u32::try_from(self.mask).unwrap_or(u32::MAX - 1) + 1
+        u32::try_from(self.mask).unwrap_or(u32::MAX).saturating_add(1)
     }
 
     /// The first aligned chunk from `chunk` on.

@@ -76,7 +76,7 @@ impl Vram {
             return Err("the runs of a leaf are wrong");
         }
         let class = Leaf::class_for(leaf.free, leaf.clear, exact.max);
-        let may_lag = leaf.is_stale() && class < 9 && leaf.class() < 9;
+        let may_lag = leaf.is_stale() && class < set::WHOLE && leaf.class() < set::WHOLE;
         if leaf.class() != class && !may_lag {
             return Err("the class of a leaf is wrong");
         }
@@ -84,7 +84,7 @@ impl Vram {
     }
 
     fn check_sets(&self, index: u32, leaf: Leaf) -> Result<(), &'static str> {
-        if (0..=set::WHOLE_CLEAR).any(|class| self.sets.has(class, index) != (class == u32::from(leaf.class()))) {
+        if (0..=set::WHOLE_CLEAR).any(|class| self.sets.has(class, index) != (class == leaf.class())) {
             return Err("a leaf is in the wrong class set");
         }
         let partly = leaf.free != 0 && u32::from(leaf.free) < leaf::CHUNKS;

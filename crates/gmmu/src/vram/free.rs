@@ -141,8 +141,7 @@ impl Vram {
         if len == 1 {
             self.give_one(start, cleared);
         } else {
-            self.mark_contents(start, len, cleared);
-            self.give_bits(start, len);
+            self.give_bits(start, len, cleared);
         }
         if !self.retired.is_empty() {
             self.withdraw_pending(start, start + len);

@@ -23,7 +23,7 @@ pub(super) mod set {
     /// How many sets there are.
     pub(in super::super) const COUNT: usize = 14;
     /// No class: nothing free.
-    pub(in super::super) const NONE: u8 = 15;
+    pub(in super::super) const NONE: u32 = 15;
     /// The classes, as bits of [`Sets::live`](super::super::sets::Sets::live).
     pub(in super::super) const CLASSES: u32 = (1 << (WHOLE_CLEAR + 1)) - 1;
 }
@@ -50,14 +50,14 @@ const SPECIAL: u8 = 1 << 7;
 
 impl Leaf {
     /// A leaf with nothing free.
-    pub(super) const FULL: Self = Self { free: 0, clear: 0, head: 0, tail: 0, max: 0, words: 0, tag: set::NONE };
+    pub(super) const FULL: Self = Self { free: 0, clear: 0, head: 0, tail: 0, max: 0, words: 0, tag: 15 };
 
-    pub(super) const fn class(self) -> u8 {
-        self.tag & 15
+    pub(super) const fn class(self) -> u32 {
+        (self.tag & 15) as u32
     }
 
-    pub(super) fn set_class(&mut self, class: u8) {
-        self.tag = self.tag & !15 | class & 15;
+    pub(super) fn set_class(&mut self, class: u32) {
+        self.tag = self.tag & !15 | u8::try_from(class & 15).unwrap_or(15);
     }
 
     /// Whether the bits changed since the runs were computed.
@@ -90,13 +90,12 @@ impl Leaf {
     }
 
     /// The class that a leaf with these exact counts and a longest run of `max` belongs to.
-    pub(super) fn class_for(free: u16, clear: u16, max: u32) -> u8 {
-        let whole = CHUNKS as u16;
-        match (free, clear) {
+    pub(super) fn class_for(free: u16, clear: u16, max: u32) -> u32 {
+        match (u32::from(free), u32::from(clear)) {
             (0, _) => set::NONE,
-            (f, c) if f == whole && c == whole => set::WHOLE_CLEAR as u8,
-            (f, _) if f == whole => set::WHOLE as u8,
-            _ => (max.max(1).ilog2() as u8).min(8),
+            (CHUNKS, CHUNKS) => set::WHOLE_CLEAR,
+            (CHUNKS, _) => set::WHOLE,
+            _ => max.max(1).ilog2().min(set::WHOLE - 1),
         }
     }
 }

@@ -150,6 +150,7 @@ pub struct Request {
 impl Request {
     /// Starts a request for `bytes`, a multiple of 4 KiB: anywhere, aligned to 4 KiB, in any number of pieces, with any
     /// contents.
+    #[expect(clippy::new_ret_no_self, reason = "a request exists only once it has been checked")]
     pub const fn new(bytes: u64) -> RequestBuilder {
         RequestBuilder {
             bytes,

@@ -6,7 +6,8 @@ use crate::addr::PAGE_BYTES;
 use core::fmt;
 
 /// Sizes that are counted apart: 4 KiB times two to the power of 0 to 31.
-pub const ORDERS: usize = 32;
+pub const ORDERS: usize = LAST_ORDER as usize + 1;
+const LAST_ORDER: u32 = 31;
 
 /// A picture of the memory at one moment. See [`Vram::stats`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +46,7 @@ impl Stats {
         self.largest = self.largest.max((end - start) * PAGE_BYTES);
         let mut at = start;
         while at < end {
-            let order = at.trailing_zeros().min((end - at).ilog2()).min(ORDERS as u32 - 1);
+            let order = at.trailing_zeros().min((end - at).ilog2()).min(LAST_ORDER);
             if let Some(count) = self.orders.get_mut(order as usize) {
                 *count += 1;
             }

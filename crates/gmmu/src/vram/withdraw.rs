@@ -144,8 +144,7 @@ impl Vram {
             let end = self.run_end(at, hi, false);
             if end > at {
                 self.take_bits(at, end - at);
-                self.mark_contents(at, end - at, true);
-                self.give_bits(at, end - at);
+                self.give_bits(at, end - at, true);
                 bytes += u64::from(end - at) * PAGE_BYTES;
             }
             at = self.next_free(end, hi);

@@ -46,6 +46,8 @@ pub(crate) fn seeds(count: u64) -> impl Iterator<Item = u64> {
 /// A request that the model can read.
 #[derive(Clone, Debug)]
 pub(crate) struct Ask {
+    /// Bytes that the model counts as a page; all borders are multiples of it.
+    pub(crate) unit: u64,
     pub(crate) pages: u64,
     pub(crate) align: Option<u64>,
     pub(crate) within: Option<Range<u64>>,
@@ -56,12 +58,12 @@ pub(crate) struct Ask {
 }
 
 impl Ask {
-    pub(crate) fn new(pages: u64) -> Self {
-        Self { pages, align: None, within: None, high: false, at: None, guard: 0, null: false }
+    pub(crate) fn new(pages: u64, unit: u64) -> Self {
+        Self { unit, pages, align: None, within: None, high: false, at: None, guard: 0, null: false }
     }
 
     pub(crate) fn request(&self) -> VaRequest {
-        let mut request = VaRequest::new(self.pages * PAGE).guard(self.guard * PAGE);
+        let mut request = VaRequest::new(self.pages * self.unit).guard(self.guard * self.unit);
         if let Some(align) = self.align {
             request = request.align(align);
         }
@@ -91,6 +93,7 @@ pub(crate) struct Live {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Model {
+    pub(crate) unit: u64,
     pub(crate) limits: Range<u64>,
     pub(crate) live: Vec<Live>,
     /// Per page, whether it is excluded.
@@ -98,9 +101,9 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    pub(crate) fn new(limits: Range<u64>) -> Self {
-        let pages = ((limits.end - limits.start) / PAGE) as usize;
-        Self { limits, live: Vec::new(), excluded: vec![false; pages] }
+    pub(crate) fn new(limits: Range<u64>, unit: u64) -> Self {
+        let pages = ((limits.end - limits.start) / unit) as usize;
+        Self { unit, limits, live: Vec::new(), excluded: vec![false; pages] }
     }
 
     fn pages(&self) -> usize {
@@ -114,7 +117,7 @@ impl Model {
             return 0..0;
         }
         let base = self.limits.start;
-        ((lo - base) / PAGE) as usize..((hi - base).div_ceil(PAGE)) as usize
+        ((lo - base) / self.unit) as usize..((hi - base).div_ceil(self.unit)) as usize
     }
 
     pub(crate) fn set_excluded(&mut self, window: &Range<u64>, to: bool) {
@@ -127,7 +130,7 @@ impl Model {
         let mut free = vec![true; self.pages()];
         for (at, live) in self.live.iter().enumerate() {
             // A range's own gap reaches to its neighbours at most; the gap asked for spares every range.
-            let (own, asked) = (live.guard * PAGE, ask.guard * PAGE);
+            let (own, asked) = (live.guard * self.unit, ask.guard * self.unit);
             let below =
                 at.checked_sub(1).map_or(0, |at| self.live[at].range.end).max(live.range.start.saturating_sub(own));
             let above =
@@ -146,8 +149,8 @@ impl Model {
         let window = ask.within.clone().unwrap_or(0..u64::MAX);
         let mut runs = vec![0; self.pages() + 1];
         for page in (0..self.pages()).rev() {
-            let va = self.limits.start + page as u64 * PAGE;
-            let inside = va >= window.start && va + (PAGE - 1) < window.end;
+            let va = self.limits.start + page as u64 * self.unit;
+            let inside = va >= window.start && va + (self.unit - 1) < window.end;
             if free[page] && allowed[page] && inside {
                 runs[page] = runs[page + 1] + 1;
             }
@@ -158,15 +161,17 @@ impl Model {
 
     pub(crate) fn find(&self, ask: &Ask) -> Result<u64, VaError> {
         let runs = self.runs(ask);
-        let va = |page: usize| self.limits.start + page as u64 * PAGE;
+        let va = |page: usize| self.limits.start + page as u64 * self.unit;
         if let Some(at) = ask.at {
             let page = (0..self.pages()).find(|page| va(*page) == at);
             let run = page.map_or(0, |page| u64::from(runs[page]));
-            return if run >= ask.pages { Ok(at) } else { Err(VaError::NoSpace { largest: run * PAGE }) };
+            return if run >= ask.pages { Ok(at) } else { Err(VaError::NoSpace { largest: run * self.unit }) };
         }
         let aligns = match ask.align {
-            Some(align) => vec![align.max(PAGE)],
-            None => [512 << 20, 2 << 20, 64 << 10, PAGE].into_iter().filter(|size| *size <= ask.pages * PAGE).collect(),
+            Some(align) => vec![align.max(4096)],
+            None => {
+                [512 << 20, 2 << 20, 64 << 10, 4096].into_iter().filter(|size| *size <= ask.pages * ask.unit).collect()
+            }
         };
         for align in aligns {
             let fits = |page: &usize| va(*page) % align == 0 && u64::from(runs[*page]) >= ask.pages;
@@ -176,7 +181,7 @@ impl Model {
             }
         }
         let largest = runs.iter().copied().max().unwrap_or(0);
-        Err(VaError::NoSpace { largest: u64::from(largest) * PAGE })
+        Err(VaError::NoSpace { largest: u64::from(largest) * self.unit })
     }
 
     /// The place of the first range that ends behind `va`.

@@ -2,6 +2,8 @@
 //! by looking at all of them. An interpreter turns numbers (of a seed, or the bytes of a fuzzer) into operations, does
 //! them on both, and compares everything that can be seen.
 
+#![expect(clippy::cast_possible_truncation, clippy::panic, reason = "a test: numbers are small, disagreement ends it")]
+
 use gmmu::addr::{VramAddr, PAGE_BYTES};
 use gmmu::vram::{
     AllocError, Cleared, Extent, FreeError, Place, Quarantined, Request, ReserveError, RetireError, Retired, State,
@@ -10,7 +12,7 @@ use gmmu::vram::{
 use std::ops::Range;
 
 /// Where the choices come from.
-pub trait Source {
+pub(crate) trait Source {
     /// A number below `below`, which is at least 1.
     fn next(&mut self, below: u64) -> u64;
     /// Whether there are no choices left.
@@ -18,12 +20,12 @@ pub trait Source {
 }
 
 /// Choices from a seed (splitmix64), for a number of operations.
-pub struct Seed {
+pub(crate) struct Seed {
     state: u64,
 }
 
 impl Seed {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self { state: seed }
     }
 }
@@ -42,13 +44,13 @@ impl Source for Seed {
 }
 
 /// Choices from the bytes of a file or a fuzzer: one, two or eight for each, as many as its limit needs.
-pub struct Bytes<'a>(pub &'a [u8]);
+pub(crate) struct Bytes<'a>(pub(crate) &'a [u8]);
 
 impl Source for Bytes<'_> {
     fn next(&mut self, below: u64) -> u64 {
         let wanted = match below {
-            ..=0x100 => 1,
-            ..=0x1_0000 => 2,
+            0..=0x100 => 1,
+            0x101..=0x1_0000 => 2,
             _ => 8,
         };
         let count = self.0.len().min(wanted);
@@ -62,7 +64,7 @@ impl Source for Bytes<'_> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Chunk {
+pub(crate) enum Chunk {
     Out,
     Free {
         clear: bool,
@@ -75,14 +77,14 @@ pub enum Chunk {
 
 /// The naive allocator: chunks from `base` on.
 #[derive(Clone, Debug)]
-pub struct Model {
-    pub base: u64,
-    pub chunks: Vec<Chunk>,
+pub(crate) struct Model {
+    pub(crate) base: u64,
+    pub(crate) chunks: Vec<Chunk>,
     pending: Vec<bool>,
 }
 
 impl Model {
-    pub fn new(regions: &[Range<u64>]) -> Self {
+    pub(crate) fn new(regions: &[Range<u64>]) -> Self {
         let base = regions.iter().map(|r| r.start).min().expect("a region");
         let end = regions.iter().map(|r| r.end).max().expect("a region");
         let inside = |chunk: u64| regions.iter().any(|r| r.contains(&chunk));
@@ -96,7 +98,7 @@ impl Model {
     }
 
     /// The usable parts of all runs: absolute start and length in chunks.
-    pub fn parts(&self, ask: &Ask, only_clear: bool) -> Vec<(u64, u64)> {
+    pub(crate) fn parts(&self, ask: &Ask, only_clear: bool) -> Vec<(u64, u64)> {
         let step = ask.align.max(ask.granule);
         let mut parts = Vec::new();
         let index = |chunk: u64| usize::try_from(chunk.saturating_sub(self.base)).unwrap_or(usize::MAX);
@@ -120,7 +122,7 @@ impl Model {
     }
 
     /// The most chunks that `limit` pieces can have, and the fewest pieces that hold `ask`, if any number does.
-    pub fn most(&self, ask: &Ask, only_clear: bool, limit: usize) -> (u64, Option<usize>) {
+    pub(crate) fn most(&self, ask: &Ask, only_clear: bool, limit: usize) -> (u64, Option<usize>) {
         let mut lengths: Vec<u64> = self.parts(ask, only_clear).iter().map(|part| part.1).collect();
         lengths.sort_unstable_by(|a, b| b.cmp(a));
         let most = lengths.iter().take(limit).sum();
@@ -164,11 +166,11 @@ impl Model {
         &mut self.chunks[usize::try_from(chunk - self.base).expect("small")]
     }
 
-    pub fn free_chunks(&self) -> u64 {
+    pub(crate) fn free_chunks(&self) -> u64 {
         self.chunks.iter().filter(|chunk| matches!(chunk, Chunk::Free { .. })).count() as u64
     }
 
-    pub fn clear_chunks(&self) -> u64 {
+    pub(crate) fn clear_chunks(&self) -> u64 {
         self.chunks.iter().filter(|chunk| matches!(chunk, Chunk::Free { clear: true })).count() as u64
     }
 
@@ -215,25 +217,25 @@ impl Model {
 
 /// A request as plain numbers, in chunks.
 #[derive(Clone, Copy, Debug)]
-pub struct Ask {
-    pub chunks: u64,
-    pub align: u64,
-    pub granule: u64,
-    pub lo: u64,
-    pub hi: u64,
-    pub place: Place,
-    pub pieces: usize,
-    pub cleared: Cleared,
+pub(crate) struct Ask {
+    pub(crate) chunks: u64,
+    pub(crate) align: u64,
+    pub(crate) granule: u64,
+    pub(crate) lo: u64,
+    pub(crate) hi: u64,
+    pub(crate) place: Place,
+    pub(crate) pieces: usize,
+    pub(crate) cleared: Cleared,
 }
 
 impl Ask {
-    pub fn of(chunks: u64) -> Self {
+    pub(crate) fn of(chunks: u64) -> Self {
         let place = Place::Best;
         Self { chunks, align: 1, granule: 1, lo: 0, hi: u64::MAX, place, pieces: usize::MAX, cleared: Cleared::Any }
     }
 
     /// The real request, or `None` where its own numbers contradict each other.
-    pub fn request(&self) -> Option<Request> {
+    pub(crate) fn request(&self) -> Option<Request> {
         let at = |chunk: u64| VramAddr::new(chunk.saturating_mul(PAGE_BYTES));
         let builder = Request::new(self.chunks.checked_mul(PAGE_BYTES)?)
             .align(self.align * PAGE_BYTES)
@@ -247,10 +249,10 @@ impl Ask {
 }
 
 /// Both allocators, and what is out.
-pub struct Pair {
-    pub vram: Vram,
-    pub model: Model,
-    pub live: Vec<Extent>,
+pub(crate) struct Pair {
+    pub(crate) vram: Vram,
+    pub(crate) model: Model,
+    pub(crate) live: Vec<Extent>,
     quarantine: Vec<Quarantined>,
     retired: usize,
 }
@@ -260,7 +262,7 @@ const RETIRABLE: usize = 24;
 
 impl Pair {
     /// Both over `regions`, in absolute chunk numbers.
-    pub fn new(regions: &[Range<u64>]) -> Self {
+    pub(crate) fn new(regions: &[Range<u64>]) -> Self {
         let bytes = |r: &Range<u64>| VramAddr::new(r.start * PAGE_BYTES)..VramAddr::new(r.end * PAGE_BYTES);
         let real: Vec<_> = regions.iter().map(bytes).collect();
         let vram = Vram::with_retirable(&real, RETIRABLE).expect("regions");
@@ -268,7 +270,7 @@ impl Pair {
     }
 
     /// Regions as the source likes them: one to three, small or some thousand chunks, anywhere.
-    pub fn from_source(source: &mut impl Source) -> Self {
+    pub(crate) fn from_source(source: &mut impl Source) -> Self {
         let sizes = [1, 63, 64, 65, 200, 511, 512, 513, 1024, 1900];
         let bases = [0, 1, 511, 512, 5000, 1 << 20, (1 << 36) + 77, (1 << 51) + 3];
         let mut at = bases[source.next(bases.len() as u64) as usize];
@@ -323,7 +325,7 @@ impl Pair {
     }
 
     /// One operation on both, compared.
-    pub fn step(&mut self, source: &mut impl Source) {
+    pub(crate) fn step(&mut self, source: &mut impl Source) {
         match source.next(32) {
             0..=12 => {
                 let ask = self.ask(source);
@@ -352,7 +354,7 @@ impl Pair {
     }
 
     /// A request to both; says whether it succeeded.
-    pub fn alloc(&mut self, ask: &Ask, room: usize) -> bool {
+    pub(crate) fn alloc(&mut self, ask: &Ask, room: usize) -> bool {
         let Some(request) = ask.request() else { return false };
         let limit = room.min(ask.pieces);
         let mut buffer = vec![Extent::default(); room];
@@ -429,7 +431,7 @@ impl Pair {
         self.free(extent, state);
     }
 
-    pub fn free(&mut self, extent: Extent, state: State) {
+    pub(crate) fn free(&mut self, extent: Extent, state: State) {
         self.vram.free(extent, state).expect("live");
         let (start, len) = (extent.start().raw() / PAGE_BYTES, extent.bytes() / PAGE_BYTES);
         self.model.give(start, len, state == State::Cleared);
@@ -576,20 +578,20 @@ impl Pair {
     }
 
     /// Compares everything that takes a pass over the memory.
-    pub fn compare(&self) {
+    pub(crate) fn compare(&self) {
         self.vram.check().expect("invariants");
         let stats = self.vram.stats();
         let runs = self.model.parts(&Ask::of(1), false);
         assert_eq!(stats.runs, runs.len() as u64);
         assert_eq!(stats.largest, runs.iter().map(|run| run.1).max().unwrap_or(0) * PAGE_BYTES);
-        let in_orders: u64 = stats.orders.iter().enumerate().map(|(order, count)| count * PAGE_BYTES << order).sum();
+        let in_orders: u64 = stats.orders.iter().enumerate().map(|(order, count)| (count * PAGE_BYTES) << order).sum();
         assert_eq!((stats.free, in_orders), (self.vram.free_bytes(), self.vram.free_bytes()));
         let managed = self.model.chunks.iter().filter(|&&chunk| chunk != Chunk::Out).count() as u64;
         assert_eq!(stats.total, managed * PAGE_BYTES);
     }
 
     /// Gives everything back and expects one free memory without a trace.
-    pub fn finish(mut self) {
+    pub(crate) fn finish(mut self) {
         while let Some(extent) = self.live.pop() {
             self.free(extent, State::Dirty);
         }
@@ -604,7 +606,7 @@ impl Pair {
 }
 
 /// Runs operations until the source is done or `most` are done; returns how many that were.
-pub fn run(source: &mut impl Source, most: usize) -> usize {
+pub(crate) fn run(source: &mut impl Source, most: usize) -> usize {
     let mut pair = Pair::from_source(source);
     let mut done = 0;
     while done < most && !source.is_done() {
