@@ -39,7 +39,7 @@ fn parts() -> Vec<std::ops::Range<usize>> {
     let bytes = good();
     let head = number(bytes, 12);
     let mut pages = number(bytes, 56);
-    let mut parts = vec![0..head];
+    let mut parts = Vec::from_iter(std::iter::once(0..head));
     let mut at = head;
     while pages > 0 {
         let here = pages.min(16);
