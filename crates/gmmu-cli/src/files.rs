@@ -42,20 +42,27 @@ const TEXT_MAX: u64 = 64 << 20;
 /// # Errors
 /// A failure that names the file: missing, unreadable, too large, not text.
 pub fn read_text(path: &Path, console: &mut Console<'_>) -> Result<String, Failure> {
-    let unreadable = |error: &io::Error| {
+    if path.as_os_str() == "-" { text_of(path, Ok(console.input())) } else { read_text_file(path) }
+}
+
+/// Reads a text file.
+///
+/// # Errors
+/// As [`read_text`].
+pub fn read_text_file(path: &Path) -> Result<String, Failure> {
+    text_of(path, File::open(path))
+}
+
+fn text_of(path: &Path, source: io::Result<impl Read>) -> Result<String, Failure> {
+    let mut bytes = Vec::new();
+    let read = source.and_then(|source| source.take(TEXT_MAX + 1).read_to_end(&mut bytes));
+    read.map_err(|error| {
         let exit = match error.kind() {
             io::ErrorKind::PermissionDenied => Exit::Refused,
             _ => Exit::Input,
         };
         Failure::new(exit, format_args!("{}: cannot be read: {error}", path.display()))
-    };
-    let mut bytes = Vec::new();
-    let read = if path.as_os_str() == "-" {
-        console.input().take(TEXT_MAX + 1).read_to_end(&mut bytes)
-    } else {
-        File::open(path).and_then(|file| file.take(TEXT_MAX + 1).read_to_end(&mut bytes))
-    };
-    read.map_err(|error| unreadable(&error))?;
+    })?;
     if bytes.len() as u64 > TEXT_MAX {
         return Err(Failure::input(format_args!("{}: larger than {} MiB", path.display(), TEXT_MAX >> 20)));
     }

@@ -93,6 +93,14 @@ impl Machine {
         &mut self.mmio
     }
 
+    /// The GPU alone, when all is done.
+    #[must_use]
+    pub fn into_gpu(self) -> Gpu {
+        match self.mmio.release() {
+            Ok(gpu) | Err((gpu, _)) => gpu,
+        }
+    }
+
     /// Bytes of video memory.
     #[must_use]
     pub const fn vram_bytes(&self) -> u64 {

@@ -9,7 +9,7 @@ use gmmu::addr::{PAGE_BYTES, PageSize, Pfn, PhysAddr};
 use gmmu::format::{Format, Kind};
 use gmmu::vmm::{Extent, Job, MapRequest, Receipt, Use, Vmm};
 use gmmu::vram::Contiguous;
-use gmmu_sim::AccessKind;
+use gmmu_sim::{AccessKind, Gpu};
 
 use super::parse::{At, Change, Expected, Line, Map, Memory, Op};
 use crate::exit::Failure;
@@ -99,6 +99,12 @@ impl<F: Format> Runner<F> {
     /// The GPU and what belongs to it.
     pub const fn machine(&mut self) -> &mut Machine {
         &mut self.machine
+    }
+
+    /// The GPU alone, when all is done.
+    #[must_use]
+    pub fn into_gpu(self) -> Gpu {
+        self.machine.into_gpu()
     }
 
     /// The address spaces, in the order in which they were made.

@@ -7,6 +7,7 @@ use gmmu::device::{DeviceError, TableRead};
 use gmmu::walk::Why;
 
 use super::image::Image;
+use super::model::Model;
 use crate::exit::Failure;
 use crate::snapshot::Snapshot;
 
@@ -17,6 +18,8 @@ pub enum Memory {
     Image(Image),
     /// A snapshot.
     Snapshot(Box<Snapshot>),
+    /// A model, after a script.
+    Model(Box<Model>),
 }
 
 impl Memory {
@@ -26,6 +29,7 @@ impl Memory {
         match self {
             Self::Image(image) => image.path(),
             Self::Snapshot(snapshot) => snapshot.path(),
+            Self::Model(model) => model.path(),
         }
     }
 
@@ -35,6 +39,7 @@ impl Memory {
         match self {
             Self::Image(image) => image.bytes_held(),
             Self::Snapshot(snapshot) => snapshot.pages().saturating_mul(4096),
+            Self::Model(model) => model.bytes_held(),
         }
     }
 
@@ -52,6 +57,7 @@ impl Memory {
                 Some(Failure::input(format_args!("{}: cannot be read: {system}", image.path().display())))
             }
             Self::Snapshot(snapshot) => snapshot.take_error(),
+            Self::Model(_) => None,
         }
     }
 
@@ -110,6 +116,7 @@ impl TableRead for Memory {
         match self {
             Self::Image(image) => image.read_words(at, words),
             Self::Snapshot(snapshot) => snapshot.read_words(at, words),
+            Self::Model(model) => model.read_words(at, words),
         }
     }
 }

@@ -2,6 +2,9 @@
 
 pub mod image;
 mod memory;
+mod model;
+
+use model::Model;
 
 pub use memory::Memory;
 
@@ -126,8 +129,14 @@ impl SourceArgs {
     /// # Errors
     /// Usage, where options are missing or do not fit together; input, where the image does not hold what they say.
     pub fn open(&self) -> Result<Source, Failure> {
-        let path = self.only_file()?;
-        let (mut memory, mut info) = if is_snapshot(path) { self.open_snapshot(path)? } else { self.open_image(path)? };
+        let (path, is_script) = self.only_path()?;
+        let (mut memory, mut info) = if is_script {
+            self.open_script(path)?
+        } else if is_snapshot(path) {
+            self.open_snapshot(path)?
+        } else {
+            self.open_image(path)?
+        };
         if let Some(inst) = self.inst {
             let at = root_of_instance(&mut memory, inst)?;
             info.roots = vec![NamedRoot { name: DEFAULT_NAME.to_owned(), at }];
@@ -168,9 +177,23 @@ impl SourceArgs {
         }
         let snapshot = Snapshot::open(path)?;
         let mut info = snapshot.info().clone();
+        self.choose(path, "snapshot", &mut info)?;
+        Ok((Memory::Snapshot(Box::new(snapshot)), info))
+    }
+
+    /// Makes a model and runs a script on it.
+    fn open_script(&self, path: &Path) -> Result<(Memory, SnapshotInfo), Failure> {
+        let (model, mut info) = Model::after(path, self.chip)?;
+        self.choose(path, "model", &mut info)?;
+        Ok((Memory::Model(Box::new(model)), info))
+    }
+
+    /// Applies the options to a source that knows by itself what it is.
+    fn choose(&self, path: &Path, kind: &str, info: &mut SnapshotInfo) -> Result<(), Failure> {
+        let shown_path = path.display();
         let other = |option: &str, is: &str| {
-            Failure::usage(format_args!("{shown_path}: the snapshot is of {is}, not of {option}"))
-                .hint("leave the option away: a snapshot knows what it is of")
+            Failure::usage(format_args!("{shown_path}: the {kind} is of {is}, not of {option}"))
+                .hint(format_args!("leave the option away: a {kind} knows what it is of"))
         };
         match (self.chip, info.chip) {
             (Some(asked), Some(is)) if asked != is => return Err(other(asked.name, is.name)),
@@ -197,10 +220,11 @@ impl SourceArgs {
                 }
             },
         }
-        Ok((Memory::Snapshot(Box::new(snapshot)), info))
+        Ok(())
     }
 
-    fn only_file(&self) -> Result<&PathBuf, Failure> {
+    /// The file or script that was named, and whether it is a script.
+    fn only_path(&self) -> Result<(&PathBuf, bool), Failure> {
         const WAYS: &str = "read --file PATH (a raw image of video memory), --script FILE (a model after a script) or \
                             --pci BDF (a real card)";
         let named = [self.file.is_some(), self.script.is_some(), self.pci.is_some()];
@@ -208,12 +232,8 @@ impl SourceArgs {
             return Err(Failure::usage("more than one source").hint(WAYS));
         }
         match (&self.file, &self.script, &self.pci) {
-            (Some(path), ..) => Ok(path),
-            (None, Some(script), _) => Err(Failure::usage(format_args!(
-                "--script {}: this version of gmmu cannot read from a script yet",
-                script.display()
-            ))
-            .hint("write the model's memory with --vram-out, and read that with --file")),
+            (Some(path), ..) => Ok((path, false)),
+            (None, Some(script), _) => Ok((script, true)),
             (None, None, Some(bdf)) => {
                 Err(Failure::usage(format_args!("--pci {}: this version of gmmu cannot read cards yet", shown(bdf)))
                     .hint("read an image of its memory with --file"))

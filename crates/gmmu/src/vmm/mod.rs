@@ -11,9 +11,13 @@
 pub mod execute;
 
 #[cfg(feature = "alloc")]
+mod commit;
+#[cfg(feature = "alloc")]
 mod job;
 #[cfg(feature = "alloc")]
 mod plan;
+#[cfg(feature = "alloc")]
+mod record;
 #[cfg(feature = "alloc")]
 mod request;
 #[cfg(feature = "alloc")]
@@ -24,8 +28,10 @@ mod undo;
 mod unmap;
 
 #[cfg(feature = "alloc")]
+pub use commit::CommitError;
+#[cfg(feature = "alloc")]
 pub use job::{ExecuteError, Failed, FramesError, Job, Ready, Receipt, State};
 #[cfg(feature = "alloc")]
 pub use request::{Backing, Extent, MapRequest, Piece, Place, PrepareError};
 #[cfg(feature = "alloc")]
-pub use space::{Census, CommitError, MapError, Mapping, Plan, SpaceConfig, Use, Vmm};
+pub use space::{Census, MapError, Mapping, Plan, SpaceConfig, Use, Vmm};

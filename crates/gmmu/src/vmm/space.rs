@@ -2,19 +2,18 @@
 
 use super::execute::{initialise, Template, Write};
 use super::job::{ExecuteError, FramesError, Job, Late, OwnedRound, Progress, Receipt, State, Token};
-use super::plan::{Dropped, Holdings, Planner, Words, DOMAIN_BYTES};
+use super::plan::{Holdings, Planner, Words};
+use super::record::{Change, Record};
 use super::request::{check, Backing, MapRequest, Piece, Pieces, Place, PrepareError};
-use super::undo::{remap_mirror, unmap_mirror};
+use super::undo::remap_mirror;
 use super::unmap::Unplanner;
 use crate::addr::{PageSize, Pfn, PhysAddr, TableAddr, PAGE_BYTES};
 use crate::chip::Chip;
-use crate::device::{
-    Acknowledge, Depth, DeviceError, Hardware, Invalidate, Run, Scope, TableMemory, TablePool, TableRead,
-};
+use crate::device::{Acknowledge, Depth, Hardware, Invalidate, Run, Scope, TableMemory, TablePool, TableRead};
 use crate::format::{Format, Leaf, Pte};
 use crate::storage::{List, NoMemory, Shared, Slab};
 use crate::tlb::Limits;
-use crate::tree::{dual_level, Tree, DIRECTORY_BYTES};
+use crate::tree::{Tree, DIRECTORY_BYTES};
 use crate::va::{InsertError, VaError, VaRequest, VaSpace};
 use crate::walk::{walk, Walk, WalkError};
 use core::ops::Range;
@@ -63,24 +62,6 @@ pub struct Census {
     pub quarantined: usize,
 }
 
-/// Why a job or receipt was not taken. It comes back whole, nothing was changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum CommitError {
-    /// It belongs to another space, or was taken already.
-    #[error("this job belongs to another address space")]
-    Foreign,
-    /// Something may have been written: execute it to the end.
-    #[error("the job was begun: it can only be executed to its end")]
-    Begun,
-    /// Another job builds on it.
-    #[error("a job that was prepared later builds on this one: cancel that first")]
-    HasDependents,
-    /// No memory to put back what it had taken out of the books.
-    #[error(transparent)]
-    NoMemory(#[from] NoMemory),
-}
-
 /// Why [`Vmm::map_pages`] or [`Vmm::unmap_pages`] failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -96,60 +77,17 @@ pub enum MapError {
     Execute(#[from] ExecuteError),
 }
 
-/// What a job does to the books.
-#[derive(Debug)]
-enum Change {
-    /// Its pieces are in the space's records.
-    Map,
-    /// These pieces are out of the space's records.
-    Unmap(List<(Range<u64>, Piece)>),
-}
-
-/// The books' side of a job.
-#[derive(Debug)]
-struct Record {
-    number: u64,
-    progress: Shared<Progress>,
-    range: Range<u64>,
-    change: Change,
-    held: Holdings,
-}
-
-impl Record {
-    fn state(&self) -> State {
-        self.progress.get()
-    }
-
-    /// Whether this job must not be executed before `earlier`: owners of a domain wait for everybody, everybody waits
-    /// for owners, and guests for guests on the same pages.
-    fn waits_for(&self, earlier: &Self) -> bool {
-        let meets = |owned: &[Range<u64>], range: &Range<u64>| {
-            let start = range.start & !(DOMAIN_BYTES - 1);
-            let end = range.end.checked_next_multiple_of(DOMAIN_BYTES).unwrap_or(u64::MAX);
-            owned.iter().any(|owned| owned.start < end && start < owned.end)
-        };
-        meets(&earlier.held.owned, &self.range)
-            || meets(&self.held.owned, &earlier.range)
-            || (earlier.range.start < self.range.end && self.range.start < earlier.range.end)
-    }
-
-    /// Whether later jobs still have to look at it.
-    fn is_waiting(&self) -> bool {
-        matches!(self.state(), State::Prepared | State::Executing | State::Abandoned | State::Lost)
-    }
-}
-
 /// A GPU address space: which tables and mappings it has after all prepared jobs, and how to change them.
 ///
 /// One live `Vmm` per root. Nothing is read back from the GPU; what the books say is what was written.
 #[derive(Debug)]
 pub struct Vmm<F: Format> {
-    pdb: TableAddr,
-    config: SpaceConfig,
-    tree: Tree<F>,
-    va: VaSpace<Piece>,
-    jobs: Slab<Record, 8>,
-    next_job: u64,
+    pub(super) pdb: TableAddr,
+    pub(super) config: SpaceConfig,
+    pub(super) tree: Tree<F>,
+    pub(super) va: VaSpace<Piece>,
+    pub(super) jobs: Slab<Record, 8>,
+    pub(super) next_job: u64,
 }
 
 /// A planned mapping or unmap whose new tables are not written yet. Dropping it takes the plan back.
@@ -347,38 +285,6 @@ impl<F: Format> Vmm<F> {
         self.plan_unmap(pool, range)?.init(memory)
     }
 
-    /// Closes the books on an executed job: what it replaced goes back to the pool.
-    ///
-    /// # Errors
-    /// [`CommitError::Foreign`], with the receipt.
-    #[expect(clippy::result_large_err, reason = "the receipt comes back by value: boxing it would allocate")]
-    pub fn commit<P: TablePool>(&mut self, pool: &mut P, receipt: Receipt) -> Result<Mapping, (Receipt, CommitError)> {
-        let record = match self.record_of(&receipt.job.token) {
-            Some(record) => record,
-            None => return Err((receipt, CommitError::Foreign)),
-        };
-        let range = self.close_job(pool, record);
-        self.sweep(pool);
-        Ok(Mapping { range })
-    }
-
-    /// Takes back a job that was not begun: tables, addresses and records are as if it had never been prepared.
-    ///
-    /// # Errors
-    /// [`CommitError`], with the job, whole.
-    #[expect(clippy::result_large_err, reason = "the job comes back by value: boxing it would allocate")]
-    pub fn cancel<P: TablePool>(&mut self, pool: &mut P, job: Job) -> Result<(), (Job, CommitError)> {
-        self.sweep(pool);
-        let Some(record) = self.record_of(&job.token) else { return Err((job, CommitError::Foreign)) };
-        if job.state() != State::Prepared {
-            return Err((job, CommitError::Begun));
-        }
-        match self.take_back(pool, record) {
-            Ok(()) => Ok(()),
-            Err(why) => Err((job, why)),
-        }
-    }
-
     /// Maps pages for good: prepare, execute, commit.
     ///
     /// # Errors
@@ -439,7 +345,7 @@ impl<F: Format> Vmm<F> {
         }
     }
 
-    const fn scope(&self) -> Scope {
+    pub(super) const fn scope(&self) -> Scope {
         match self.config.used_by {
             Use::Channel => Scope::All,
             Use::Bar => Scope::HubOnly,
@@ -595,109 +501,17 @@ impl<F: Format> Vmm<F> {
         }
     }
 
-    /// The record that a token stands for, if it is this space's and still open.
-    fn record_of(&self, token: &Token) -> Option<u32> {
-        let record = self.jobs.get(token.record)?;
-        record.progress.same(&token.progress).then_some(token.record)
-    }
-
-    /// Takes the plan of an open job back, if no later job builds on it.
-    fn take_back<P: TablePool>(&mut self, pool: &mut P, index: u32) -> Result<(), CommitError> {
-        let Some(record) = self.jobs.get(index) else { return Err(CommitError::Foreign) };
-        let later = |other: &Record| other.number > record.number && other.waits_for(record);
-        if self.jobs.iter().any(|(_, other)| later(other)) {
-            return Err(CommitError::HasDependents);
-        }
-        if let Change::Unmap(pieces) = &record.change {
-            self.va.reserve(pieces.len())?;
-        }
-        if let Some(record) = self.jobs.remove(index) {
-            self.undo(pool, &record)?;
-            record.progress.set(State::Closed);
-        }
-        Ok(())
-    }
-
-    fn undo<P: TablePool>(&mut self, pool: &mut P, record: &Record) -> Result<(), NoMemory> {
-        match &record.change {
-            Change::Map => {
-                self.undo_map(pool, record.number, &record.range, u64::MAX, &record.held);
-                Ok(())
-            }
-            Change::Unmap(pieces) => {
-                remap_mirror(&mut self.tree, pieces, u64::MAX, &record.held.dropped);
-                self.reinsert(pieces)
-            }
-        }
-    }
-
-    fn undo_map<P: TablePool>(&mut self, pool: &mut P, number: u64, range: &Range<u64>, done: u64, held: &Holdings) {
-        // One piece after the other: nothing is allocated on the way back.
-        while let Some(piece) = self.take_piece(range) {
-            unmap_mirror(&mut self.tree, pool, number, [piece].iter(), done, &held.dropped);
-        }
-        for &table in held.spare.iter() {
-            pool.give(table, DIRECTORY_BYTES);
-        }
-    }
-
     /// Takes the first piece of `range` out of the records.
-    fn take_piece(&mut self, range: &Range<u64>) -> Option<(Range<u64>, Piece)> {
+    pub(super) fn take_piece(&mut self, range: &Range<u64>) -> Option<(Range<u64>, Piece)> {
         let (found, _) = self.va.overlapping(range.clone()).next()?;
         self.va.remove(found.start)
     }
 
-    fn reinsert(&mut self, pieces: &[(Range<u64>, Piece)]) -> Result<(), NoMemory> {
+    pub(super) fn reinsert(&mut self, pieces: &[(Range<u64>, Piece)]) -> Result<(), NoMemory> {
         for (range, piece) in pieces {
             self.va.insert(range.clone(), *piece).map_err(|_| NoMemory)?;
         }
         Ok(())
-    }
-
-    /// Closes the books on an acknowledged job.
-    fn close_job<P: TablePool>(&mut self, pool: &mut P, index: u32) -> Range<u64> {
-        let Some(record) = self.jobs.remove(index) else { return 0..0 };
-        record.progress.set(State::Closed);
-        if matches!(record.change, Change::Map) {
-            self.mark_linked(&record.range);
-        }
-        for Dropped { child, half, .. } in record.held.dropped.iter() {
-            self.tree.free(*child, *half, pool);
-        }
-        for &table in record.held.spare.iter() {
-            pool.give(table, DIRECTORY_BYTES);
-        }
-        record.range
-    }
-
-    fn mark_linked(&mut self, range: &Range<u64>) {
-        for n in 1..=dual_level::<F>() {
-            let mut va = range.start;
-            while va < range.end {
-                if let Some(number) = self.tree.find(n, va) {
-                    self.tree.mark_linked(number);
-                }
-                va = super::plan::next_table::<F>(n, va);
-            }
-        }
-    }
-
-    /// Sees to jobs whose owner has gone: unbegun ones are taken back, executed ones committed.
-    fn sweep<P: TablePool>(&mut self, pool: &mut P) {
-        // Newest first: whatever builds on a job is newer than it.
-        let mut before = u64::MAX;
-        for _ in 0..self.jobs.len() {
-            let gone = |record: &Record| matches!(record.state(), State::Abandoned | State::Orphaned);
-            let orphans = self.jobs.iter().filter(|(_, record)| record.number < before && gone(record));
-            let Some((index, record)) = orphans.max_by_key(|(_, record)| record.number) else { return };
-            before = record.number;
-            if record.state() == State::Orphaned {
-                self.close_job(pool, index);
-            } else {
-                // One that a waiting job builds on stays until that is gone; one without room for its records, too.
-                let _ = self.take_back(pool, index);
-            }
-        }
     }
 
     /// The page sizes of the chip, for those who read the tables.
@@ -719,35 +533,5 @@ impl<F: Format> Vmm<F> {
     #[must_use]
     pub fn page_at(&self, va: u64) -> Option<PageSize> {
         self.va.get(va).map(|(_, piece)| piece.page)
-    }
-
-    /// Unlinks everything and gives every table back to `pool`, the root too.
-    ///
-    /// # Errors
-    /// The space and why, where a job is still open, or the device failed: nothing was given back then.
-    #[expect(clippy::result_large_err, reason = "the space comes back by value")]
-    pub fn close<H: Hardware, P: TablePool>(
-        mut self,
-        hardware: &mut H,
-        pool: &mut P,
-    ) -> Result<(), (Self, ExecuteError)> {
-        self.sweep(pool);
-        if !self.jobs.is_empty() {
-            return Err((self, ExecuteError::NotYet));
-        }
-        let what =
-            Invalidate { pdb: self.pdb, depth: Depth::UpToPde4, scope: self.scope(), ack: Acknowledge::Globally };
-        let mut flush = super::execute::Flush::new(what);
-        let root = Run { first: 0, step: 0, count: 512 };
-        let unlinked: Result<(), DeviceError> = hardware
-            .write_run(self.pdb, root)
-            .and_then(|()| hardware.drain())
-            .and_then(|()| flush.finish(hardware, self.config.limits));
-        if let Err(why) = unlinked {
-            return Err((self, why.into()));
-        }
-        let root = self.tree.root();
-        self.tree.free(crate::tree::Child::Directory(root), crate::tree::Half::Big, pool);
-        Ok(())
     }
 }
