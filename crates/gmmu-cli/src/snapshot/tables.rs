@@ -9,8 +9,8 @@ use gmmu::walk::{Cursor, Event, Is, Step, View, WalkError, Why};
 
 use super::{PageKey, SnapshotInfo};
 
-/// Most tables that a snapshot is made of: 16 GiB of them.
-const TABLES_MAX: u64 = 1 << 22;
+/// Most tables that a snapshot is made of: 4 GiB of them, which map 2 TiB in the smallest pages.
+const TABLES_MAX: u64 = 1 << 20;
 /// Words of a page.
 pub(super) const WORDS: u64 = PAGE_BYTES / 8;
 

@@ -104,7 +104,7 @@ impl Memory {
                 format!("{what} is outside the image, at {at}; the image covers {}", image.covers())
             }
             (Self::Snapshot(_), DeviceError::OutOfRange { at, .. }) => {
-                format!("{what} is not in the snapshot, at {at}: it could not be read either when that was made")
+                format!("{what} is not in the snapshot, at {at}: it could not be read when that was made")
             }
             (_, other) => format!("{what} cannot be read: {other}"),
         }

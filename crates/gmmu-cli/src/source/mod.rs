@@ -57,7 +57,7 @@ pub struct SourceArgs {
     #[arg(long, help_heading = SOURCE)]
     pub mmu: Option<Mmu>,
 
-    /// The top table: 0x10000, vram:0x10000, sys:0x10000, or the name of an address space in a snapshot
+    /// The top table: 0x10000, vram:0x10000, sys:0x10000, or the name of an address space in a snapshot or script
     #[arg(long, value_name = "ADDR", value_parser = root, conflicts_with = "inst", help_heading = SOURCE)]
     pub root: Option<RootChoice>,
 
@@ -159,7 +159,7 @@ impl SourceArgs {
             (Some(RootChoice::At(at)), _) => vec![NamedRoot { name: DEFAULT_NAME.to_owned(), at: *at }],
             (Some(RootChoice::Name { why, .. }), _) => {
                 return Err(Failure::usage(format_args!("--root: {why}"))
-                    .hint("address spaces have names only in snapshots, not in a raw image"));
+                    .hint("address spaces have names in snapshots and scripts, not in a raw image"));
             }
             (None, Some(_)) => Vec::new(),
         };
@@ -225,8 +225,8 @@ impl SourceArgs {
 
     /// The file or script that was named, and whether it is a script.
     fn only_path(&self) -> Result<(&PathBuf, bool), Failure> {
-        const WAYS: &str = "read --file PATH (a raw image of video memory), --script FILE (a model after a script) or \
-                            --pci BDF (a real card)";
+        const WAYS: &str = "read --file PATH (a raw image of video memory, or a snapshot), --script FILE (a model after a \
+                            script) or --pci BDF (a real card)";
         let named = [self.file.is_some(), self.script.is_some(), self.pci.is_some()];
         if named.into_iter().filter(|&named| named).count() > 1 {
             return Err(Failure::usage("more than one source").hint(WAYS));
