@@ -61,6 +61,8 @@ pub enum Command {
     Encode(cmd::encode::Args),
     /// Test the way to video memory
     Selftest(cmd::selftest::Args),
+    /// Measure the library's parts, beside others
+    Bench(cmd::bench::Args),
 }
 
 impl Command {
@@ -80,6 +82,7 @@ impl Command {
             Self::Decode(args) => cmd::decode::run(args, console),
             Self::Encode(args) => cmd::encode::run(args, console),
             Self::Selftest(args) => cmd::selftest::run(args, console),
+            Self::Bench(args) => cmd::bench::run(args, console),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The commands, one file each: its arguments, what it does, and what it shows.
 
+pub mod bench;
 pub mod capture;
 pub mod decode;
 pub mod dump;

@@ -1,7 +1,6 @@
 //! What is measured of physical allocators: the request streams, and how each is timed.
 //!
-//! Include this file by path (`#[path = "…/benches/vram_scenarios/mod.rs"] mod vram_scenarios;`). Everything comes from
-//! fixed seeds, so every allocator sees the same requests. A scenario gets a fresh allocator, does its preparation off
+//! Everything comes from fixed seeds, so every allocator sees the same requests. A scenario gets a fresh allocator, does its preparation off
 //! the clock, and returns nanoseconds per operation, or `None` where the allocator cannot do it. Call each several
 //! times, interleaved with the others, and take the median.
 
@@ -11,10 +10,10 @@ use std::hint::black_box;
 use std::time::Instant;
 
 /// Chunks of a GiB.
-pub(crate) const GIB: u32 = 1 << 18;
+pub const GIB: u32 = 1 << 18;
 
 /// An allocator of contiguous runs of 4 KiB chunks.
-pub(crate) trait Chunks {
+pub trait Chunks {
     /// What has to be kept to free a run.
     type Run: Copy;
     /// An allocator of `chunks` chunks, all free.
@@ -26,13 +25,13 @@ pub(crate) trait Chunks {
 }
 
 /// Ours, with every check on.
-pub(crate) struct Ours(pub(crate) Vram);
+pub struct Ours(pub Vram);
 
 /// A request for `chunks` contiguous chunks.
 ///
 /// # Panics
 /// Never for the sizes that are used here.
-pub(crate) fn request(chunks: u32) -> Request {
+pub fn request(chunks: u32) -> Request {
     Request::new(u64::from(chunks) << 12).contiguous().build().expect("a request that makes sense")
 }
 
@@ -40,7 +39,7 @@ pub(crate) fn request(chunks: u32) -> Request {
 ///
 /// # Panics
 /// Where the host has no memory.
-pub(crate) fn vram(chunks: u32) -> Vram {
+pub fn vram(chunks: u32) -> Vram {
     Vram::new(&[VramAddr::new(0)..VramAddr::new(u64::from(chunks) << 12)]).expect("memory")
 }
 
@@ -58,7 +57,7 @@ impl Chunks for Ours {
 }
 
 /// `buddy_system_allocator`'s frame allocator: rounds up to powers of two, keeps sets on the heap, checks nothing.
-pub(crate) struct Buddy(buddy_system_allocator::FrameAllocator<33>);
+pub struct Buddy(buddy_system_allocator::FrameAllocator<33>);
 
 impl Chunks for Buddy {
     type Run = u32;
@@ -76,7 +75,7 @@ impl Chunks for Buddy {
 }
 
 /// `offset-allocator`: 256 bins of sizes, no alignment, may refuse what would fit.
-pub(crate) struct Offset(offset_allocator::Allocator);
+pub struct Offset(offset_allocator::Allocator);
 
 impl Chunks for Offset {
     type Run = offset_allocator::Allocation;
@@ -92,16 +91,16 @@ impl Chunks for Offset {
 }
 
 /// Numbers from a seed: xorshift64*.
-pub(crate) struct Stream(u64);
+pub struct Stream(u64);
 
 impl Stream {
     /// The stream of `seed`.
-    pub(crate) const fn new(seed: u64) -> Self {
+    pub const fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(2) | 1)
     }
 
     /// The next number below `below`.
-    pub(crate) fn below(&mut self, below: u32) -> u32 {
+    pub fn below(&mut self, below: u32) -> u32 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -110,7 +109,7 @@ impl Stream {
     }
 
     /// Puts `values` into a random order.
-    pub(crate) fn shuffle<T>(&mut self, values: &mut [T]) {
+    pub fn shuffle<T>(&mut self, values: &mut [T]) {
         for index in (1..values.len()).rev() {
             let other = self.below(u32::try_from(index + 1).expect("small")) as usize;
             values.swap(index, other);
@@ -152,7 +151,7 @@ fn fill<A: Chunks>(pool: &mut A, chunks: u32) -> Option<Vec<A::Run>> {
 }
 
 /// Fills 8 GiB with single chunks; then frees them in random order: nanoseconds per allocation, and per free.
-pub(crate) fn fill_and_free<A: Chunks>() -> Option<(f64, f64)> {
+pub fn fill_and_free<A: Chunks>() -> Option<(f64, f64)> {
     let chunks = 8 * GIB;
     let mut pool = A::fresh(chunks);
     // The list is written once before, so that its page faults are not measured.
@@ -173,7 +172,7 @@ pub(crate) fn fill_and_free<A: Chunks>() -> Option<(f64, f64)> {
 }
 
 /// 8 GiB of single chunks of which a random half was freed: nanoseconds for freeing a random one and taking another.
-pub(crate) fn steady_pair<A: Chunks>() -> Option<f64> {
+pub fn steady_pair<A: Chunks>() -> Option<f64> {
     let mut pool = A::fresh(8 * GIB);
     let mut runs = fill(&mut pool, 8 * GIB)?;
     let mut stream = Stream::new(2);
@@ -192,7 +191,7 @@ pub(crate) fn steady_pair<A: Chunks>() -> Option<f64> {
 
 /// 8 GiB, 60 % full of contiguous runs of 1 to 512 chunks: nanoseconds for freeing a random one and taking one of another
 /// size, and how many of 1,000,000 did not fit.
-pub(crate) fn churn<A: Chunks>() -> Option<(f64, u32)> {
+pub fn churn<A: Chunks>() -> Option<(f64, u32)> {
     let total = 8 * GIB;
     let mut pool = A::fresh(total);
     let mut stream = Stream::new(3);
@@ -222,7 +221,7 @@ pub(crate) fn churn<A: Chunks>() -> Option<(f64, u32)> {
 
 /// 8 GiB, and in a range of 64 MiB of it 8,192 live chunks: nanoseconds for freeing a random one of them, and for taking
 /// one in the range.
-pub(crate) fn ranged_pair(place: Place) -> Option<(f64, f64)> {
+pub fn ranged_pair(place: Place) -> Option<(f64, f64)> {
     let mut vram = vram(8 * GIB);
     let window = VramAddr::new((1 << 30) + 4096)..VramAddr::new((1 << 30) + (64 << 20) + 4096);
     let one = Request::new(4096).within(window).place(place).build().ok()?;
@@ -252,19 +251,19 @@ pub(crate) fn ranged_pair(place: Place) -> Option<(f64, f64)> {
 }
 
 /// What asking for the impossible costs, in nanoseconds.
-pub(crate) struct Impossible {
+pub struct Impossible {
     /// The first question, which has to look at everything that changed before.
-    pub(crate) first: f64,
+    pub first: f64,
     /// A question for 12K after that.
-    pub(crate) settled: f64,
+    pub settled: f64,
     /// A question for 12K between two of which one chunk was freed and taken again.
-    pub(crate) busy: f64,
+    pub busy: f64,
     /// A question for 8K at an alignment that no hole has.
-    pub(crate) aligned: f64,
+    pub aligned: f64,
 }
 
 /// 80 GiB, full but for isolated holes of 8 KiB, one per 16 KiB, none of them aligned.
-pub(crate) fn impossible() -> Option<Impossible> {
+pub fn impossible() -> Option<Impossible> {
     let mut vram = vram(80 * GIB);
     let at = |chunk: u32| VramAddr::new(u64::from(chunk) << 12);
     vram.reserve(at(0)..at(1)).ok()?;
@@ -297,7 +296,7 @@ pub(crate) fn impossible() -> Option<Impossible> {
 }
 
 /// Fills 1 GiB with contiguous runs of 4K to 4M until the first does not fit: thousandths that are used then.
-pub(crate) fn used_at_first_failure<A: Chunks>(seed: u64) -> u32 {
+pub fn used_at_first_failure<A: Chunks>(seed: u64) -> u32 {
     let mut pool = A::fresh(GIB);
     let mut stream = Stream::new(seed);
     let mut used = 0;
@@ -312,13 +311,13 @@ pub(crate) fn used_at_first_failure<A: Chunks>(seed: u64) -> u32 {
 
 /// Words touched by operations on single chunks: on average, and by the worst one.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Words {
+pub struct Words {
     /// All words.
-    pub(crate) total: u64,
+    pub total: u64,
     /// Operations.
-    pub(crate) operations: u64,
+    pub operations: u64,
     /// Words of the worst operation.
-    pub(crate) worst: u64,
+    pub worst: u64,
 }
 
 impl Words {
@@ -334,14 +333,14 @@ impl Words {
 
     /// Words per operation.
     #[must_use]
-    pub(crate) fn mean(&self) -> f64 {
+    pub fn mean(&self) -> f64 {
         self.total as f64 / self.operations.max(1) as f64
     }
 }
 
 /// The words of the fill of `gib` GiB, of the random frees after it, and of steady pairs in between. Exact: the same on
 /// every machine.
-pub(crate) fn words(gib: u32) -> Option<[Words; 3]> {
+pub fn words(gib: u32) -> Option<[Words; 3]> {
     let mut vram = vram(gib * GIB);
     let [mut fill, mut free, mut pair] = [Words::default(); 3];
     let one = request(1);
@@ -368,6 +367,6 @@ pub(crate) fn words(gib: u32) -> Option<[Words; 3]> {
 }
 
 /// Bits of metadata per chunk, in hundredths.
-pub(crate) fn metadata(gib: u32) -> u64 {
+pub fn metadata(gib: u32) -> u64 {
     vram(gib * GIB).metadata_bytes() as u64 * 800 / u64::from(gib * GIB)
 }

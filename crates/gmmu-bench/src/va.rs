@@ -1,6 +1,5 @@
 //! What is measured of virtual ranges: the same streams of requests for `VaSpace` and for a peer, which is the obvious
-//! thing to write without it, a `BTreeMap` searched for the first gap that fits. Included by path, so that the bench and
-//! the program measure the same.
+//! thing to write without it, a `BTreeMap` searched for the first gap that fits.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -10,19 +9,19 @@ use gmmu::va::{VaRequest, VaSpace};
 
 /// One result of a scenario.
 #[derive(Clone, Debug)]
-pub(crate) struct Measure {
+pub struct Measure {
     /// What was measured.
-    pub(crate) scenario: &'static str,
+    pub scenario: &'static str,
     /// Who was measured.
-    pub(crate) who: &'static str,
+    pub who: &'static str,
     /// Live ranges.
-    pub(crate) live: usize,
+    pub live: usize,
     /// Nanoseconds per find + insert + remove, the median of the rounds.
-    pub(crate) ns: f64,
+    pub ns: f64,
     /// The same, the best of the rounds: nearer to an idle machine.
-    pub(crate) best: f64,
+    pub best: f64,
     /// Bytes of memory per live range besides its value, where that is known.
-    pub(crate) bytes: Option<f64>,
+    pub bytes: Option<f64>,
 }
 
 /// What the scenarios need of an address space.
@@ -168,7 +167,7 @@ fn ping_pong<R: Ranges>(scenario: &'static str, live: usize, pairs: usize, lengt
 }
 
 /// All scenarios. `live` ranges each; the peer does far fewer pairs, for it looks at every range.
-pub(crate) fn run(live: usize) -> Vec<Measure> {
+pub fn run(live: usize) -> Vec<Measure> {
     let pairs = if live > 100_000 { 500_000 } else { 200_000 };
     let few = (20_000_000 / live).min(pairs);
     let mut all = Vec::new();
