@@ -237,8 +237,9 @@ impl<F: Format> Vmm<F> {
     ) -> Result<Plan<'a, F, P>, PrepareError> {
         self.sweep(pool);
         let pieces = self.pieces_to_unmap(&range)?;
-        let number = self.next_job;
         let what = Invalidate { pdb: self.pdb, depth: Depth::PteOnly, scope: self.scope(), ack: Acknowledge::Globally };
+        // Room to put them back, where the rest of the plan fails.
+        self.va.reserve(pieces.len())?;
         for (range, _) in pieces.iter() {
             self.va.remove(range.start);
         }
@@ -251,9 +252,7 @@ impl<F: Format> Vmm<F> {
             Ok(job) => self.enter(pool, job, range, Change::Unmap(pieces), held, List::new()),
             Err(why) => {
                 remap_mirror(&mut self.tree, &pieces, done, &held.dropped);
-                // The room that they had is still there.
                 let _ = self.reinsert(&pieces);
-                debug_assert!(number == self.next_job, "no job was entered");
                 Err(why)
             }
         }
@@ -493,7 +492,7 @@ impl<F: Format> Vmm<F> {
                 Ok(Plan { vmm: self, pool, init, job: Some(job) })
             }
             Err(record) => {
-                // The pieces of an unmap find the room that they had.
+                // The pieces of an unmap find the room that was made for them.
                 let _ = self.undo(pool, &record);
                 record.progress.set(State::Closed);
                 Err(NoMemory.into())
