@@ -12,8 +12,7 @@ fn map_64_gib_in_1_5_gib_of_memory_and_a_minute() {
     let args = ["gmmu", "map", "--size", "64G", "--page", "4K", "--json"].map(Into::into);
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let began = Instant::now();
-    let streams =
-        Streams { input: &mut std::io::empty(), out: &mut out, err: &mut err, terminal: Terminal::default() };
+    let streams = Streams { input: &mut std::io::empty(), out: &mut out, err: &mut err, terminal: Terminal::default() };
     assert_eq!(gmmu_cli::run(args, streams), Exit::Done, "{}", String::from_utf8_lossy(&err));
     let took = began.elapsed();
 

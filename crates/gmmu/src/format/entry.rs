@@ -65,6 +65,16 @@ pub struct Flags {
 }
 
 impl Flags {
+    /// Readable, writable, atomic, cached, for everybody.
+    pub const NONE: Self = Self {
+        read_only: false,
+        privileged: false,
+        volatile: false,
+        no_atomic: false,
+        no_access_counting: false,
+        encrypted: false,
+    };
+
     /// The names of the flags that are set, sorted: `acd encrypted noatomic priv ro vol`.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         [
@@ -110,15 +120,7 @@ impl Leaf {
     /// A leaf of generic memory, readable, writable, cached.
     #[must_use]
     pub const fn new(to: PhysAddr) -> Self {
-        let flags = Flags {
-            read_only: false,
-            privileged: false,
-            volatile: false,
-            no_atomic: false,
-            no_access_counting: false,
-            encrypted: false,
-        };
-        Self { to, kind: Kind::GENERIC, flags, comptag: 0 }
+        Self { to, kind: Kind::GENERIC, flags: Flags::NONE, comptag: 0 }
     }
 }
 

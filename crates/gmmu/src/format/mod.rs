@@ -98,6 +98,12 @@ impl Level {
     }
 }
 
+/// The directories over 512 MiB and 2 MiB spans, alike in both versions.
+const PDE1: Level =
+    Level { name: "PDE1", shift: 29, bits: 9, entry_bytes: 8, leaf: Some(PageSize::Size512M), depth: Depth::UpToPde1 };
+const PDE0: Level =
+    Level { name: "PDE0", shift: 21, bits: 8, entry_bytes: 16, leaf: Some(PageSize::Size2M), depth: Depth::UpToPde0 };
+
 /// The level of 64K leaf tables: 32 entries, 256 bytes, under the big half of a dual entry.
 pub const BIG_TABLE: Level =
     Level { name: "PTE", shift: 16, bits: 5, entry_bytes: 8, leaf: Some(PageSize::Size64K), depth: Depth::PteOnly };

@@ -2,9 +2,9 @@
 
 use super::{
     in_units, leaf_aperture_code, not_there, table_aperture_code, table_at, DecodeError, EncodeError, EntryKind, Flags,
-    Format, Kind, Leaf, Level, Link, MmuVersion, Pte, Slot, Target, APERTURE, LEAF,
+    Format, Kind, Leaf, Level, Link, MmuVersion, Pte, Slot, Target, APERTURE, LEAF, PDE0, PDE1,
 };
-use crate::addr::{Aperture, PageSize, PeerId, PhysAddr};
+use crate::addr::{Aperture, PeerId, PhysAddr};
 use crate::bits::{Field, TooWide};
 use crate::device::Depth;
 
@@ -46,22 +46,8 @@ impl Format for V2 {
     const LEVELS: &'static [Level] = &[
         Level { name: "PDE3", shift: 47, bits: 2, entry_bytes: 8, leaf: None, depth: Depth::UpToPde3 },
         Level { name: "PDE2", shift: 38, bits: 9, entry_bytes: 8, leaf: None, depth: Depth::UpToPde2 },
-        Level {
-            name: "PDE1",
-            shift: 29,
-            bits: 9,
-            entry_bytes: 8,
-            leaf: Some(PageSize::Size512M),
-            depth: Depth::UpToPde1,
-        },
-        Level {
-            name: "PDE0",
-            shift: 21,
-            bits: 8,
-            entry_bytes: 16,
-            leaf: Some(PageSize::Size2M),
-            depth: Depth::UpToPde0,
-        },
+        PDE1,
+        PDE0,
     ];
 
     fn encode_pte(pte: &Pte) -> Result<u64, EncodeError> {

@@ -71,15 +71,7 @@ impl<'a> MapRequest<'a> {
     }
 
     const fn new(backing: Backing<'a>, page: Option<PageSize>) -> Self {
-        let flags = Flags {
-            read_only: false,
-            privileged: false,
-            volatile: false,
-            no_atomic: false,
-            no_access_counting: false,
-            encrypted: false,
-        };
-        Self { place: Place::Anywhere, backing, page, kind: Kind::GENERIC, flags }
+        Self { place: Place::Anywhere, backing, page, kind: Kind::GENERIC, flags: Flags::NONE }
     }
 
     /// Exactly at `va`.
