@@ -193,6 +193,46 @@ fn bad_requests_name_the_value_and_the_limit_and_change_nothing() {
     world.assert_clean();
 }
 
+/// A compressible kind has no 4K pages to fall back on: what 64K pages cannot map is refused, never rounded.
+#[test]
+fn compressible_memory_is_aligned_or_refused() {
+    let mut world = World::<V3>::new("gh100");
+    let kind = gmmu::format::Kind(8);
+    let mut map = |to, bytes, va: Option<u64>| {
+        let extents = [Extent { to: PhysAddr::vram(to), bytes }];
+        let request = MapRequest::extents(&extents).kind(kind);
+        let request = va.map_or(request.clone(), |va| request.at(va));
+        world.prepare(&request).map(|job| world.finish(job)).map_err(|why| why.to_string())
+    };
+    assert_eq!(
+        map(DATA + 4096, 65536, None),
+        Err("memory address 0x200001000 is not a multiple of 0x10000".to_owned())
+    );
+    assert_eq!(map(DATA, 68 << 10, None), Err("length 0x11000 is not a multiple of 0x10000".to_owned()));
+    assert_eq!(map(DATA, 2 * MIB, Some(GIB + 4096)), Err("address 0x40001000 is not a multiple of 0x10000".to_owned()));
+    let range = map(DATA + (64 << 10), 4 * MIB, None).unwrap();
+    world.assert_maps(range, DATA + (64 << 10));
+    let extents = [Extent { to: PhysAddr::vram(DATA), bytes: 65536 }];
+    let small = MapRequest::extents(&extents).kind(kind).page(PageSize::Size4K);
+    assert_eq!(world.prepare(&small).unwrap_err(), PrepareError::KindForbids4K { kind });
+    world.assert_clean();
+}
+
+/// 256G pages, where the chip has them and enough memory.
+#[test]
+fn a_256g_page_maps_and_unmaps() {
+    let mut world = World::<V3>::with(&Config { vram: 288 * GIB, ..Config::chip("gb100") });
+    let range = world.map(1 << 50, 0, 256 * GIB, Some(PageSize::Size256G));
+    for va in range.clone().step_by(1 << 30) {
+        let found = world.access(va + 0x123).unwrap();
+        assert_eq!((found.to, found.page_bytes), (PhysAddr::vram(va - range.start + 0x123), 256 * GIB));
+    }
+    world.unmap(range.clone());
+    assert!(world.access(range.start).is_err() && world.access(range.end - 1).is_err());
+    world.assert_clean();
+    world.assert_no_leak();
+}
+
 #[test]
 fn a_mirror_of_64_gib_takes_64_bytes_a_leaf_table() {
     let mut world = World::<V3>::new("gh100");

@@ -245,16 +245,61 @@ fn big_pages_beside_a_missing_small_table_still_translate() {
     }
 }
 
+/// What a cursor says of the bad entries that it finds.
+fn bad_entries<F: Format>(image: &mut Image, root: u64) -> (Vec<Why>, Option<WalkError>) {
+    let (events, error) = events::<F>(image, root, View::Translations);
+    let bad = events.iter().filter_map(|e| match e {
+        Event::Entry { step, .. } => match step.is {
+            Is::Bad(why) => Some(why),
+            _ => None,
+        },
+        _ => None,
+    });
+    (bad.collect(), error)
+}
+
 #[test]
-fn a_table_that_points_to_itself_ends_at_the_depth_of_the_format() {
-    let mut image = Image(vec![0; 0x2000]);
-    let link = V3::encode_pde(&Pde::Link(Link::table(TableAddr::vram(0x1000)))).unwrap();
-    image.put(0x1000, &[link]);
+fn a_table_that_points_to_one_above_it_is_said_entry_by_entry() {
+    let mut image = Image(vec![0; 0x4000]);
+    let link = |at| V3::encode_pde(&Pde::Link(Link::table(TableAddr::vram(at)))).unwrap();
+    // At itself.
+    image.put(0x1000, &[link(0x1000); 2]);
     let walk = walk::<V3, _>(&mut image, TableAddr::vram(0x1000), ALL, 0).unwrap();
-    assert!(walk.steps().count() <= 7);
-    image.put(0x1000, &[link; 512]);
-    let (_, error) = events::<V3>(&mut image, 0x1000, View::Translations);
-    assert_eq!(error, Some(WalkError::TooManyTables { limit: 2000 }));
+    assert!(walk.steps().count() <= 7, "the hardware's walk ends at the depth of the format");
+    let (bad, error) = bad_entries::<V3>(&mut image, 0x1000);
+    assert_eq!((bad, error), (vec![Why::Loop(TableAddr::vram(0x1000)); 2], None));
+    // At each other.
+    image.put(0x1000, &[link(0x2000), 0]);
+    image.put(0x2000, &[link(0x1000); 512]);
+    let (bad, error) = bad_entries::<V3>(&mut image, 0x1000);
+    assert_eq!((bad.len(), error), (512, None));
+    assert_eq!(bad[0].to_string(), "it points back to vram:0x000000001000, a table above it");
+}
+
+/// Tables that are shared but never loop can still be many.
+#[test]
+fn a_cursor_reads_as_many_tables_as_it_may() {
+    let mut image = Image(vec![0; 0x6000]);
+    for table in [0x1000, 0x2000, 0x3000] {
+        let next = V3::encode_pde(&Pde::Link(Link::table(TableAddr::vram(table + 0x1000)))).unwrap();
+        image.put(table, &[next; 512]);
+    }
+    let (bad, error) = bad_entries::<V3>(&mut image, 0x1000);
+    assert_eq!((bad.len(), error), (0, Some(WalkError::TooManyTables { limit: 2000 })));
+}
+
+/// An image that ends within a table: what is there is read, what is missing is said.
+#[test]
+fn a_table_that_is_partly_there_is_read_as_far_as_it_is() {
+    let mut image = two_tables();
+    image.0.truncate(0x7000 + 40 * 8);
+    image.put(0x6000, &[0; 32]);
+    let (events, _) = events::<V3>(&mut image, 0x1000, View::Translations);
+    let leaves = events.iter().filter(|e| matches!(e, Event::Entry { step, .. } if matches!(step.is, Is::Leaf(_))));
+    assert_eq!(leaves.count(), 40);
+    let (bad, _) = bad_entries::<V3>(&mut image, 0x1000);
+    assert_eq!(bad.len(), 512 - 40);
+    assert!(matches!(bad[0], Why::Unreadable(DeviceError::OutOfRange { .. })));
 }
 
 #[test]

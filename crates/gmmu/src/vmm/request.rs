@@ -1,6 +1,6 @@
 //! What can be asked of an address space, and the pieces that a mapping falls into.
 
-use crate::addr::{Aperture, PageSize, PhysAddr, PAGE_BYTES};
+use crate::addr::{Aperture, PageSize, PhysAddr};
 use crate::chip::PageSizes;
 use crate::device::{DeviceError, NoTableMemory};
 use crate::format::{EncodeError, Flags, Kind};
@@ -166,7 +166,7 @@ pub enum PrepareError {
         kind: Kind,
     },
     /// Memory that this version cannot map yet.
-    #[error("memory in {0:?} cannot be mapped yet, only video memory")]
+    #[error("{} cannot be mapped yet, only video memory", aperture_text(*.0))]
     ApertureNotYet(Aperture),
     /// Part of the range is mapped already.
     #[error("{:#x}..{:#x} is mapped already", with.start, with.end)]
@@ -203,6 +203,16 @@ pub enum PrepareError {
     Device(#[from] DeviceError),
 }
 
+/// An aperture in words.
+const fn aperture_text(aperture: Aperture) -> &'static str {
+    match aperture {
+        Aperture::Vram => "video memory",
+        Aperture::Peer(_) => "memory of a peer",
+        Aperture::SysCoherent => "coherent system memory",
+        Aperture::SysNonCoherent => "non-coherent system memory",
+    }
+}
+
 /// A piece of a mapping: contiguous in addresses and memory, of one page size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
@@ -232,11 +242,12 @@ pub(crate) struct Pieces<'a> {
 
 impl<'a> Pieces<'a> {
     pub(crate) fn new(request: &MapRequest<'a>, va: u64, sizes: PageSizes) -> Self {
-        let smallest = if request.kind.is_compressible() { PageSize::Size64K } else { PageSize::Size4K };
+        let smallest = smallest_page(request.kind);
         Self { va, backing: request.backing, offset: 0, page: request.page, sizes, smallest }
     }
 
-    /// Page size and length of the piece that starts here.
+    /// Page size and length of the piece that starts here. The address, the memory and what is left are multiples of the
+    /// smallest page: [`check`] saw to that.
     fn choose(&self, to: u64, left: u64) -> (PageSize, u64) {
         if let Some(page) = self.page {
             return (page, left);
@@ -288,6 +299,15 @@ impl Iterator for Pieces<'_> {
     }
 }
 
+/// The smallest page that memory of this kind can be mapped with.
+pub(crate) fn smallest_page(kind: Kind) -> PageSize {
+    if kind.is_compressible() {
+        PageSize::Size64K
+    } else {
+        PageSize::Size4K
+    }
+}
+
 /// Refuses a value that is not a multiple of `alignment`.
 pub(crate) fn aligned(what: &'static str, value: u64, alignment: u64) -> Result<(), PrepareError> {
     if value & (alignment - 1) == 0 {
@@ -317,11 +337,11 @@ pub(crate) fn check(
             return Err(PrepareError::NoSuchPage { page, chip, has: sizes });
         }
     }
-    let compressible = request.kind.is_compressible();
-    if compressible && page == Some(PageSize::Size4K) {
+    let smallest = smallest_page(request.kind);
+    if page.is_some_and(|page| page < smallest) {
         return Err(PrepareError::KindForbids4K { kind: request.kind });
     }
-    let alignment = page.map_or(PAGE_BYTES, PageSize::bytes);
+    let alignment = page.unwrap_or(smallest).bytes();
     if let Backing::Extents(extents) = request.backing {
         for extent in extents {
             if extent.bytes == 0 {

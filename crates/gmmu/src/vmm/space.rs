@@ -4,7 +4,7 @@ use super::execute::{initialise, Template, Write};
 use super::job::{ExecuteError, FramesError, Job, Late, OwnedRound, Progress, Receipt, State, Token};
 use super::plan::{Holdings, Planner, Words};
 use super::record::{Change, Record};
-use super::request::{check, Backing, MapRequest, Piece, Pieces, Place, PrepareError};
+use super::request::{check, smallest_page, Backing, MapRequest, Piece, Pieces, Place, PrepareError};
 use super::undo::remap_mirror;
 use super::unmap::Unplanner;
 use crate::addr::{PageSize, Pfn, PhysAddr, TableAddr, PAGE_BYTES};
@@ -354,6 +354,7 @@ impl<F: Format> Vmm<F> {
     /// The addresses of a mapping.
     fn choose(&self, request: &MapRequest<'_>, bytes: u64) -> Result<Range<u64>, PrepareError> {
         let limit = self.va.limits().end;
+        let smallest = smallest_page(request.kind).bytes();
         let wish = VaRequest::new(bytes);
         let wish = request.page.map_or(wish.clone(), |page| wish.align(page.bytes()));
         let mut window = match &request.place {
@@ -370,7 +371,11 @@ impl<F: Format> Vmm<F> {
         // Addresses that an uncommitted unmap still holds are passed over; each pass leaves one such job behind.
         for _ in 0..=self.jobs.len() {
             let wish = wish.clone().within(window.clone());
-            let start = self.va.find(&wish).map_err(PrepareError::NoVa)?.raw();
+            let mut start = self.va.find(&wish).map_err(PrepareError::NoVa)?.raw();
+            if start % smallest != 0 {
+                // Found only with the alignment of a page that this kind cannot use.
+                start = self.va.find(&wish.align(smallest)).map_err(PrepareError::NoVa)?.raw();
+            }
             let range = start..start + bytes;
             let held = self.jobs.iter().map(|(_, record)| &record.range);
             match held.filter(|held| held.start < range.end && range.start < held.end).map(|held| held.end).max() {

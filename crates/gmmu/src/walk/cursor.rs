@@ -250,8 +250,12 @@ impl<F: Format> Cursor<F> {
             }
             Is::Bad(_) => Ok(Some(Event::Entry { va, step })),
             Is::Table { big, small } => {
-                let bad_big = big.and_then(|at| probe::<F, M>(memory, Self::below(kind, true), at));
-                let bad_small = small.and_then(|at| probe::<F, M>(memory, Kind::Small, at));
+                if let Some(at) = [big, small].into_iter().flatten().find(|at| self.is_above(*at)) {
+                    let is = Is::Bad(Why::Loop(at));
+                    return Ok(Some(Event::Entry { va, step: Step { is, ..step } }));
+                }
+                let bad_big = big.and_then(|at| probe(memory, at));
+                let bad_small = small.and_then(|at| probe(memory, at));
                 let Some(error) = bad_big.or(bad_small) else {
                     return Ok(self.descend(kind, va, &step, big, small));
                 };
@@ -271,6 +275,11 @@ impl<F: Format> Cursor<F> {
                 Ok(Some(Event::Entry { va, step: Step { is, ..step } }))
             }
         }
+    }
+
+    /// Whether a table is being read already, on the way from the root to here.
+    fn is_above(&self, at: TableAddr) -> bool {
+        self.stack.iter().take(self.depth).flatten().any(|frame| frame.table.at == at)
     }
 
     /// The kind of table below an entry.
@@ -308,11 +317,10 @@ impl<F: Format> Cursor<F> {
     }
 }
 
-/// The error of reading the first or last entry of a table, if there is one.
-fn probe<F: Format, M: TableRead>(memory: &mut M, kind: Kind, at: TableAddr) -> Option<DeviceError> {
-    let level = kind.level::<F>();
-    let first = memory.read_word(at).err();
-    first.or_else(|| memory.read_word(at.with_raw(at.raw().wrapping_add(level.table_bytes() - 8))).err())
+/// The error of reading the first entry of a table, if there is one. Where only later entries are missing, each of them is
+/// told by itself.
+fn probe<M: TableRead>(memory: &mut M, at: TableAddr) -> Option<DeviceError> {
+    memory.read_word(at).err()
 }
 
 /// Reads entry `index` of a frame's table, a chunk ahead.

@@ -26,6 +26,10 @@ pub enum Why {
     /// The table that it points to cannot be read.
     #[error("the table cannot be read: {0}")]
     TableUnreadable(DeviceError),
+    /// The table that it points to is one of those above it. The hardware would go on, through the same words read as
+    /// those of another level; a cursor does not.
+    #[error("it points back to {0}, a table above it")]
+    Loop(TableAddr),
     /// It maps a page size that the chip does not have.
     #[error("a {0} page, which this chip does not have")]
     NotOnChip(PageSize),
