@@ -62,6 +62,17 @@ pub enum AccessKind {
     Atomic = 2,
 }
 
+impl AccessKind {
+    /// What it does, as a word.
+    const fn verb(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Atomic => "atomic",
+        }
+    }
+}
+
 /// Who accesses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Client {
@@ -78,7 +89,7 @@ pub enum Client {
 
 /// An access that did not go through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{client:?} {access:?} at {va:#014x}: fault {} at {level}{}", .fault.name(), .entry.map(|at| format!(", entry {at} = {:#018x}", .raw)).unwrap_or_default())]
+#[error("{} at {va:#014x}: FAULT_{} at {level}{}", .access.verb(), .fault.name(), .entry.map(|at| format!(", entry {at} = {:#018x}", .raw)).unwrap_or_default())]
 pub struct Fault {
     /// Why.
     pub fault: FaultType,

@@ -11,7 +11,7 @@ use crate::console::{BAD, Console, GOOD, SCHEMA, STRONG, View};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::files;
 use crate::machine::{CountsView, FindingView, Machine, SpaceView, write_vram};
-use crate::notation::Text;
+use crate::notation::{Size, Text};
 use crate::num::number;
 use crate::progress::Progress;
 use crate::script::{Broken, Ran, Runner, Script};
@@ -24,8 +24,20 @@ Examples:
   gmmu run mapping.gmmu --chip tu102 --keep-going --json
   echo 'space a; map a va=0x1000000 len=64K; expect a 0x2000000 unmapped' | gmmu run -
 
-A script has one operation a line: gpu, space, map, unmap, prepare, execute, commit, cancel, expect, write, read,
-refuse, snapshot. Exit code 1: an operation did not go as the script says, or the sanitizer found something.";
+A script has one operation a line: gpu, space, map, unmap, prepare, execute,
+commit, cancel, expect, write, read, refuse, snapshot.
+
+refuse NAME OPERATION: the operation has to fail with that error. Names are
+  map, unmap  Busy NoSpace NoVa NoMemory Empty Overflow Unaligned BeyondVa
+              BeyondVram NoSuchPage KindForbids4K NotInFormat TooWide
+              NotMapped CutsMapping ApertureNotYet
+  execute     NotYet PredecessorLost Count BeyondVram Unaligned Timeout Gone
+  commit      NotExecuted Foreign
+  cancel      Begun HasDependents NoMemory
+  read, write FAULT_PDE FAULT_PTE FAULT_RO_VIOLATION … as in kernel logs
+
+Exit code 1: an operation did not go as the script says, or the sanitizer found
+something.";
 
 /// Arguments of `gmmu run`.
 #[derive(Debug, clap::Args)]
@@ -73,6 +85,9 @@ struct Report {
     findings: Vec<FindingView>,
     operations: usize,
     broken: Vec<BrokenView>,
+    /// Where the script came from, for messages.
+    #[serde(skip)]
+    script: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -104,10 +119,7 @@ pub fn model(
     script: &Script,
     name: &str,
 ) -> Result<(&'static Chip, u64), Failure> {
-    let scripted = match &script.chip {
-        Some(chip_name) => Some(chip(chip_name).map_err(|why| Failure::usage(format_args!("{name}: gpu: {why}")))?),
-        None => None,
-    };
+    let scripted = script.chip;
     if let (Some(scripted), Some(option)) = (scripted, chip_option)
         && scripted != option
     {
@@ -117,7 +129,8 @@ pub fn model(
     if let (Some(scripted), Some(option)) = (script.vram, vram_option)
         && scripted != option
     {
-        return Err(Failure::usage(format_args!("--vram {option:#x} but {name} has vram={scripted:#x}")));
+        let why = format!("--vram {} but {name} has vram={}", Size(option), Size(scripted));
+        return Err(Failure::usage(why).hint("leave --vram out, or the vram= of the gpu line"));
     }
     let default = || chip("gh100").map_err(Failure::usage);
     let chip = scripted.or(chip_option).map_or_else(default, Ok)?;
@@ -154,7 +167,8 @@ fn run_on<F: Format>(
         let roots: Vec<_> = runner.spaces().iter().map(|(name, vmm)| (name.clone(), vmm.pdb())).collect();
         runner.machine().snapshot(path, roots.iter().map(|(name, root)| (name.as_str(), *root)))?;
     }
-    let report = report(chip, &mut runner, operations, broken);
+    let mut report = report(chip, &mut runner, operations, broken);
+    report.script = args.script.display().to_string();
     console.show(&report)?;
     let bad = !report.broken.is_empty() || report.findings.iter().any(FindingView::counts);
     Ok(if bad { Exit::Negative } else { Exit::Done })
@@ -183,13 +197,14 @@ fn report<F: Format>(
         findings: runner.machine().findings(),
         operations,
         broken,
+        script: String::new(),
     }
 }
 
 impl View for Report {
     fn text(&self, console: &mut Console<'_>) -> Result<(), Failure> {
         for broken in &self.broken {
-            console.line(format_args!("{BAD}line {}: {}{BAD:#}", broken.line, broken.operation))?;
+            console.line(format_args!("{BAD}{}:{}: {}{BAD:#}", self.script, broken.line, broken.operation))?;
             console.line(format_args!("  {}", broken.says))?;
         }
         let CountsView { reads, writes, window_moves, invalidates } = self.counts;
@@ -204,7 +219,7 @@ impl View for Report {
         console.line(format_args!(
             "cost: {writes} writes, {reads} reads, {window_moves} window moves, {invalidates} invalidates"
         ))?;
-        if self.broken.is_empty() {
+        if self.broken.is_empty() && !self.findings.iter().any(FindingView::counts) {
             console.line(format_args!("{GOOD}everything went as the script says{GOOD:#}"))?;
         }
         FindingView::list(&self.findings, console)

@@ -1,20 +1,22 @@
 //! The script language: from text to operations, with the line of everything that does not read.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 
 use gmmu::addr::{Aperture, PAGE_BYTES, PageSize, PhysAddr};
+use gmmu::chip::Chip;
 use gmmu::format::Flags;
 
 use crate::exit::Failure;
 use crate::notation::{PageChoice, memory, page};
 use crate::num::number;
+use crate::source::chip;
 
 /// A script, read.
 #[derive(Clone, Debug, Default)]
 pub struct Script {
     /// The `gpu` line.
-    pub chip: Option<String>,
+    pub chip: Option<&'static Chip>,
     /// Its memory.
     pub vram: Option<u64>,
     /// The operations, with their lines.
@@ -153,6 +155,8 @@ impl Script {
     /// Exit code 2, the line, and what would be right.
     pub fn read(name: &str, text: &str) -> Result<Self, Failure> {
         let mut script = Self::default();
+        // Some editors put a byte-order mark first.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         for (line, text) in (1..).zip(text.lines()) {
             let text = text.split('#').next().unwrap_or_default();
             for part in text.split(';').map(str::trim).filter(|part| !part.is_empty()) {
@@ -182,8 +186,8 @@ impl Script {
         if !self.lines.is_empty() || self.chip.is_some() {
             return Err("gpu comes first, and once".to_owned());
         }
-        let mut args = Args::read(words.get(1..).unwrap_or_default());
-        self.chip = Some(args.take_word("the chip, such as gh100")?.to_ascii_lowercase());
+        let mut args = Args::read(words.get(1..).unwrap_or_default())?;
+        self.chip = Some(chip(args.take_word("the chip, such as gh100")?)?);
         self.vram = args.take_number("vram")?;
         args.end()
     }
@@ -214,20 +218,24 @@ impl Script {
 
 /// The words of an operation, taken one by one; what is left over is an error.
 struct Args<'a> {
-    words: std::collections::VecDeque<&'a str>,
+    words: VecDeque<&'a str>,
     values: HashMap<&'a str, &'a str>,
 }
 
 impl<'a> Args<'a> {
-    fn read(words: &[&'a str]) -> Self {
-        let (mut plain, mut values) = (std::collections::VecDeque::new(), HashMap::new());
+    fn read(words: &[&'a str]) -> Read<Self> {
+        let (mut plain, mut values) = (VecDeque::new(), HashMap::new());
         for &word in words {
             match word.split_once('=') {
-                Some((key, value)) => _ = values.insert(key, value),
+                Some((key, value)) => {
+                    if values.insert(key, value).is_some() {
+                        return Err(format!("{key}= is there twice"));
+                    }
+                }
                 None => plain.push_back(word),
             }
         }
-        Self { words: plain, values }
+        Ok(Self { words: plain, values })
     }
 
     fn take_word(&mut self, what: &str) -> Read<&'a str> {
@@ -241,6 +249,11 @@ impl<'a> Args<'a> {
     fn take_number(&mut self, key: &str) -> Read<Option<u64>> {
         let Some(value) = self.take(key) else { return Ok(None) };
         number(value).map(Some).map_err(|why| format!("{key}={value}: {why}"))
+    }
+
+    /// How faults in the range are met. It matters once leaves can be cut; until then it is read and has no effect.
+    fn take_fault_mode(&mut self) {
+        self.words.retain(|word| !matches!(*word, "quiesced" | "replayable" | "live"));
     }
 
     fn take_flags(&mut self) -> Read<Flags> {
@@ -262,12 +275,14 @@ impl<'a> Args<'a> {
     }
 }
 
+/// The levels at which a walk can end.
+const LEVELS: [&str; 6] = ["PDE4", "PDE3", "PDE2", "PDE1", "PDE0", "PTE"];
 const OPERATIONS: &str = "gpu space map unmap prepare execute commit cancel expect write read refuse snapshot";
 const LATER: [&str; 4] = ["sparse", "protect", "inject", "thread"];
 
 fn operation(words: &[&str]) -> Read<Op> {
     let (&verb, rest) = words.split_first().ok_or("an operation is missing")?;
-    let mut args = Args::read(rest);
+    let mut args = Args::read(rest)?;
     let op = match verb {
         "space" => space(&mut args)?,
         "map" => Op::Change { job: None, change: Change::Map(map(&mut args)?) },
@@ -348,6 +363,7 @@ fn map(args: &mut Args<'_>) -> Read<Map> {
     let kind = args.take_number("kind")?.unwrap_or(6);
     let kind = u8::try_from(kind).map_err(|_| format!("kind={kind}: a kind has 8 bits at most"))?;
     let name = args.take("as").map(ToOwned::to_owned);
+    args.take_fault_mode();
     Ok(Map { space, va, len, memory, page, kind, flags: args.take_flags()?, name })
 }
 
@@ -358,10 +374,7 @@ fn unmap(args: &mut Args<'_>) -> Read<Change> {
     if len.is_none() && matches!(va, At::Va(_)) {
         return Err("len= is missing".to_owned());
     }
-    // How faults in the range are met: it matters once leaves can be cut.
-    if matches!(args.words.front(), Some(&("quiesced" | "replayable" | "live"))) {
-        args.words.pop_front();
-    }
+    args.take_fault_mode();
     Ok(Change::Unmap { space, va, len })
 }
 
@@ -369,6 +382,9 @@ fn expect(args: &mut Args<'_>) -> Read<Op> {
     let space = args.take_word("the space")?.to_owned();
     let va = at(args.take_word("the address")?)?;
     if let Some(level) = args.take("fault") {
+        if !LEVELS.contains(&level) {
+            return Err(format!("fault={level}: there are {}", LEVELS.join(" ")));
+        }
         return Ok(Op::Expect { space, va, what: Expected::Fault(level.to_owned()) });
     }
     let what = match args.take_word("what is expected: memory, unmapped, sparse or fault=LEVEL")? {

@@ -9,7 +9,7 @@ use gmmu::addr::{PAGE_BYTES, PageSize, Pfn, PhysAddr};
 use gmmu::format::{Format, Kind};
 use gmmu::vmm::{Extent, Job, MapRequest, Receipt, Use, Vmm};
 use gmmu::vram::Contiguous;
-use gmmu_sim::{AccessKind, Gpu};
+use gmmu_sim::{AccessKind, FaultType, Gpu};
 
 use super::parse::{At, Change, Expected, Line, Map, Memory, Op};
 use crate::exit::Failure;
@@ -48,6 +48,11 @@ impl Refusal {
         let head = debug.split([' ', '{']).next().unwrap_or_default();
         let names = head.split('(').map(|name| name.trim_end_matches(')').to_owned()).collect();
         Self { names, text: error.to_string() }
+    }
+
+    /// A refusal of the runner's, by a name of its own.
+    fn named(name: &str, text: impl Into<String>) -> Self {
+        Self { names: vec![name.to_owned()], text: text.into() }
     }
 
     /// A refusal of the script's own making, which `refuse` cannot ask for.
@@ -158,7 +163,7 @@ impl<F: Format> Runner<F> {
             Op::Change { job: None, change } => {
                 let pending = self.prepare(change)?;
                 match self.execute(pending) {
-                    Ok(executed) => self.commit(executed),
+                    Ok(executed) => self.commit(executed).map_err(|(_, why)| why),
                     Err((pending, why)) => {
                         // It was asked for as a whole: what cannot be executed is taken back.
                         let _ = self.cancel(pending);
@@ -168,6 +173,10 @@ impl<F: Format> Runner<F> {
             }
             Op::Execute(name) => {
                 let pending = self.take_job(name)?;
+                if let Stage::Executed(_) = pending.stage {
+                    self.jobs.insert(name.clone(), pending);
+                    return Err(Refusal::named("Executed", format!("the job {name} was executed already")));
+                }
                 let (pending, result) = match self.execute(pending) {
                     Ok(pending) => (pending, Ok(())),
                     Err((pending, why)) => (pending, Err(why)),
@@ -177,17 +186,13 @@ impl<F: Format> Runner<F> {
             }
             Op::Commit(name) => {
                 let pending = self.take_job(name)?;
-                self.commit(pending)
+                let committed = self.commit(pending);
+                self.keep_job(name, committed)
             }
             Op::Cancel(name) => {
                 let pending = self.take_job(name)?;
-                match self.cancel(pending) {
-                    Ok(()) => Ok(()),
-                    Err((pending, why)) => {
-                        self.jobs.insert(name.clone(), pending);
-                        Err(why)
-                    }
-                }
+                let cancelled = self.cancel(pending);
+                self.keep_job(name, cancelled)
             }
             Op::Expect { space, va, what } => self.expect(space, va, what),
             Op::Write(space, va, value) => {
@@ -222,6 +227,14 @@ impl<F: Format> Runner<F> {
 
     fn take_job(&mut self, name: &str) -> Result<Pending, Refusal> {
         self.jobs.remove(name).ok_or_else(|| Refusal::plain(format!("there is no job {name}")))
+    }
+
+    /// Puts a job back that could not be ended.
+    fn keep_job(&mut self, name: &str, ended: Result<(), (Pending, Refusal)>) -> Result<(), Refusal> {
+        ended.map_err(|(pending, why)| {
+            self.jobs.insert(name.to_owned(), pending);
+            why
+        })
     }
 
     fn range(&self, name: &str) -> Result<Range<u64>, Refusal> {
@@ -300,6 +313,7 @@ impl<F: Format> Runner<F> {
         match machine.prepare_map(vmm, &request) {
             Ok(job) => {
                 if let Some(name) = &map.name {
+                    // The latest mapping of a name is the one that it means.
                     self.names.insert(name.clone(), job.range());
                 }
                 let stage = Stage::Prepared(job, frames);
@@ -338,13 +352,24 @@ impl<F: Format> Runner<F> {
         }
     }
 
-    fn commit(&mut self, pending: Pending) -> Result<(), Refusal> {
+    #[expect(clippy::result_large_err, reason = "the job comes back whole")]
+    fn commit(&mut self, pending: Pending) -> Result<(), (Pending, Refusal)> {
         let Pending { space, stage, data, unmaps } = pending;
         let Stage::Executed(receipt) = stage else {
-            return Err(Refusal::plain("the job was not executed"));
+            let why = Refusal::named("NotExecuted", "the job was not executed");
+            return Err((Pending { space, stage, data, unmaps }, why));
         };
-        let (machine, vmm) = self.parts(&space)?;
-        let range = machine.commit(vmm, receipt).map_err(|(_, why)| Refusal::of(&why))?.range;
+        let (machine, vmm) = match self.parts(&space) {
+            Ok(parts) => parts,
+            Err(why) => return Err((Pending { space, stage: Stage::Executed(receipt), data, unmaps }, why)),
+        };
+        let range = match machine.commit(vmm, receipt) {
+            Ok(mapping) => mapping.range,
+            Err((receipt, why)) => {
+                let stage = Stage::Executed(receipt);
+                return Err((Pending { space, stage, data, unmaps }, Refusal::of(&why)));
+            }
+        };
         if unmaps {
             let gone = |(owner, mapped, _): &mut (String, Range<u64>, Contiguous)| {
                 *owner == space && mapped.start >= range.start && mapped.end <= range.end
@@ -401,7 +426,8 @@ impl<F: Format> Runner<F> {
                 found.to == *to && (flags.is_empty() || found.flags.names().eq(flags.iter().map(String::as_str)))
             }
             (Expected::Sparse, Ok(found)) => found.sparse,
-            (Expected::Unmapped, Err(_)) => true,
+            // Any other fault says that something is mapped there.
+            (Expected::Unmapped, Err(fault)) => matches!(fault.fault, FaultType::Pde | FaultType::Pte),
             (Expected::Fault(level), Err(fault)) => fault.level == level,
             _ => false,
         };
