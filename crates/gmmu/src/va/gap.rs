@@ -75,15 +75,6 @@ impl Gap {
         (start >= from.max(lo)).then_some(start)
     }
 
-    /// All sizes, without a guard of the wish's own.
-    #[inline]
-    pub(super) fn sizes(&self) -> Sizes {
-        let (from, to) = self.usable(0);
-        let mut largest = Largest::new();
-        largest.add(from, to);
-        largest.sizes()
-    }
-
     /// How many bytes fit within `lo..hi`, whatever the alignment.
     pub(super) fn room(&self, guard: u64, lo: u64, hi: u64) -> u64 {
         let (from, to) = self.usable(guard);
