@@ -80,6 +80,9 @@ impl<T> Tree<T> {
         if before != (parent, seen.node, seen.end, seen.guard) {
             return Err("a leaf knows wrong things of its parent or the leaf before it");
         }
+        if spans.top != spans.largest() {
+            return Err("a leaf does not know its largest gap");
+        }
         if spans.next != NONE && self.spans(spans.next).map(|next| next.prev) != Some(node) {
             return Err("leaves are not linked both ways");
         }

@@ -1,12 +1,15 @@
 //! The leaves of the tree: ranges with their values, and the gaps before them.
 
 use super::gap::{align_up, Edge, Gap, Largest, Sizes, KINDS};
-use super::node::{close, count_up_to, larger, open, set, Node, Row, FAN, NONE};
+use super::node::{close, count_up_to, larger, loses, open, set, Node, Row, FAN, NONE};
 use super::request::Wish;
 use crate::addr::PAGE_BYTES;
 
 /// In place of a guard gap: the end of the address space, which nothing has to stay away from.
 pub(super) const NO_GUARD: u32 = u32::MAX;
+
+/// Behind all ranges.
+const NO_RANGE: (u64, u64) = (u64::MAX, u64::MAX);
 
 /// Where a range lies, and its guard gap in pages.
 #[derive(Clone, Copy, Debug)]
@@ -91,9 +94,10 @@ pub(super) struct Spans {
     pub(super) prev: u32,
     pub(super) next: u32,
     len: u32,
-    /// `u64::MAX` where there is no range, so that a search need not know how many there are.
-    end: [u64; FAN],
-    start: [u64; FAN],
+    /// The largest sizes of all gaps: what the parent knows of this leaf.
+    pub(super) top: Sizes,
+    /// First address and end; `u64::MAX` where there is no range, so that a search need not know how many there are.
+    range: [(u64, u64); FAN],
     /// Guard gap in pages.
     guard: [u32; FAN],
 }
@@ -121,8 +125,8 @@ impl Spans {
             prev: NONE,
             next: NONE,
             len: 0,
-            end: [u64::MAX; FAN],
-            start: [0; FAN],
+            top: [0; KINDS],
+            range: [NO_RANGE; FAN],
             guard: [0; FAN],
         }
     }
@@ -139,13 +143,13 @@ impl Spans {
 
     fn cut(&mut self, len: usize) {
         self.len = u32::try_from(len).unwrap_or(0);
-        self.end.iter_mut().skip(len).for_each(|end| *end = u64::MAX);
+        self.range.iter_mut().skip(len).for_each(|range| *range = NO_RANGE);
     }
 
     /// The first range that ends behind `va`; the number of ranges where there is none.
     #[inline]
     pub(super) fn seek(&self, va: u64) -> usize {
-        count_up_to(&self.end, va)
+        count_up_to(&self.range, |range| range.1, va)
     }
 
     /// Whether a range that starts at `va` is in this leaf or belongs into it.
@@ -156,33 +160,32 @@ impl Spans {
 
     #[inline]
     pub(super) fn span(&self, slot: usize) -> Option<Span> {
-        let (start, end, guard) = (self.start.get(slot)?, self.end.get(slot)?, self.guard.get(slot)?);
-        (slot < self.len()).then_some(Span { start: *start, end: *end, guard: *guard })
+        let ((start, end), guard) = (*self.range.get(slot)?, *self.guard.get(slot)?);
+        (end != u64::MAX).then_some(Span { start, end, guard })
     }
 
+    #[inline]
     pub(super) fn put(&mut self, slot: usize, span: Span) {
-        set(&mut self.start, slot, span.start);
-        set(&mut self.end, slot, span.end);
+        set(&mut self.range, slot, (span.start, span.end));
         set(&mut self.guard, slot, span.guard);
     }
 
+    #[inline]
     fn insert(&mut self, slot: usize, span: Span) {
         let len = self.len();
-        open(&mut self.end, len, slot);
-        open(&mut self.start, len, slot);
+        open(&mut self.range, len, slot);
         open(&mut self.guard, len, slot);
         self.put(slot, span);
         self.len = self.len.saturating_add(1);
     }
 
+    #[inline]
     fn remove(&mut self, slot: usize) {
-        let len = self.len();
-        close(&mut self.end, len, slot);
-        close(&mut self.start, len, slot);
+        let (len, left) = (self.len(), self.len.saturating_sub(1));
+        close(&mut self.range, len, slot);
         close(&mut self.guard, len, slot);
-        let left = len.saturating_sub(1);
-        self.len = self.len.saturating_sub(1);
-        set(&mut self.end, left, u64::MAX);
+        set(&mut self.range, left as usize, NO_RANGE);
+        self.len = left;
     }
 
     /// Where the last range ends.
@@ -207,12 +210,12 @@ impl Spans {
 
     #[inline]
     fn end_before(&self, slot: usize) -> u64 {
-        slot.checked_sub(1).and_then(|slot| self.end.get(slot)).copied().unwrap_or(self.before)
+        self.range.get(slot.wrapping_sub(1)).map_or(self.before, |range| range.1)
     }
 
     #[inline]
     fn guard_before(&self, slot: usize) -> u32 {
-        slot.checked_sub(1).and_then(|slot| self.guard.get(slot)).copied().unwrap_or(self.before_guard)
+        self.guard.get(slot.wrapping_sub(1)).copied().unwrap_or(self.before_guard)
     }
 
     /// The edge that the range before `slot` gives to the gap behind it.
@@ -230,38 +233,34 @@ impl Spans {
     #[inline]
     fn usable(&self, slot: usize) -> impl Iterator<Item = (u64, u64)> + '_ {
         let mut from = self.end_before(slot).saturating_add(bytes(self.guard_before(slot)));
-        let ranges = self.start.iter().zip(&self.end).zip(&self.guard).take(self.len()).skip(slot);
-        ranges.map(move |((start, end), guard)| {
-            let guard = bytes(*guard);
+        let ranges = self.range.get(slot..self.len()).unwrap_or_default().iter();
+        ranges.zip(self.guard.get(slot..).unwrap_or_default()).map(move |((start, end), guard)| {
+            let guard = u64::from(*guard) * PAGE_BYTES;
             let gap = (from, start.saturating_sub(guard));
             from = end.saturating_add(guard);
             gap
         })
     }
 
-    /// The first range from `slot` on that has room for `wish` before it, in `lo..hi`.
+    /// The lowest address for `wish` in `lo..hi`, in the gaps from that before `slot` on.
     #[inline]
-    pub(super) fn first_fit(&self, wish: &Wish, lo: u64, hi: u64, slot: usize) -> Option<usize> {
+    pub(super) fn lowest(&self, wish: &Wish, lo: u64, hi: u64, slot: usize) -> Option<u64> {
         if wish.guard > 0 {
-            let fits = |slot: &usize| self.gap(*slot).is_some_and(|gap| gap.lowest(wish, lo, hi).is_some());
-            return (slot..self.len()).find(fits);
+            return (slot..self.len()).find_map(|slot| self.gap(slot)?.lowest(wish, lo, hi));
         }
-        let fits = |(from, to): (u64, u64)| {
-            // Most gaps are too small before any alignment.
-            to.wrapping_sub(from) >= wish.bytes
-                && align_up(from.max(lo), wish.align)
-                    .is_some_and(|at| at.saturating_add(wish.bytes) <= to.min(hi) && at <= to)
-        };
-        self.usable(slot).position(fits).map(|at| slot + at)
+        // Most gaps are too small before any alignment.
+        let mut gaps = self.usable(slot).filter(|(from, to)| to.wrapping_sub(*from) >= wish.bytes);
+        gaps.find_map(|(from, to)| {
+            let at = align_up(from.max(lo), wish.align)?;
+            (at <= to && at.saturating_add(wish.bytes) <= to.min(hi)).then_some(at)
+        })
     }
 
     /// The sizes of the gap before a range; nothing where there is no range.
     #[inline]
     pub(super) fn sizes(&self, slot: usize) -> Sizes {
-        let Some(span) = self.span(slot) else { return [0; KINDS] };
-        let from = self.end_before(slot).saturating_add(bytes(self.guard_before(slot)));
         let mut sizes = Largest::new();
-        sizes.add(from, span.start.saturating_sub(bytes(span.guard)));
+        self.usable(slot).take(1).for_each(|(from, to)| sizes.add(from, to));
         sizes.sizes()
     }
 
@@ -278,7 +277,16 @@ impl Spans {
         largest.sizes()
     }
 
+    /// Takes note that gaps of at most the sizes `gone` gave way to others, the largest of them of the sizes `come`.
+    /// Returns whether anything changed for the node above.
+    #[inline]
+    pub(super) fn note_sizes(&mut self, gone: Sizes, come: Sizes) -> bool {
+        let top = self.top;
+        self.top = if loses(top, gone, come) { self.largest() } else { larger(top, come) };
+        self.top != top
+    }
+
     pub(super) fn row(&self, child: u32) -> Row {
-        Row { child, bound: self.bound(), sizes: self.largest() }
+        Row { child, bound: self.bound(), sizes: self.top }
     }
 }

@@ -67,17 +67,18 @@ pub(super) fn loses(best: Sizes, old: Sizes, new: Sizes) -> bool {
 }
 
 /// Makes a hole at `slot` of the first `len` values; there must be room for one more.
+#[inline]
 pub(super) fn open<X: Copy>(values: &mut [X; FAN], len: usize, slot: usize) {
-    if let Some(part) = values.get_mut(slot..=len) {
-        let moved = part.len().saturating_sub(1);
-        part.copy_within(..moved, 1);
+    if slot < len && len < FAN {
+        values.copy_within(slot..len, slot + 1);
     }
 }
 
 /// Closes the hole at `slot` of the first `len` values.
+#[inline]
 pub(super) fn close<X: Copy>(values: &mut [X; FAN], len: usize, slot: usize) {
-    if let Some(part) = values.get_mut(slot..len).filter(|part| !part.is_empty()) {
-        part.copy_within(1.., 0);
+    if slot < len && len <= FAN {
+        values.copy_within(slot + 1..len, slot);
     }
 }
 
@@ -88,14 +89,33 @@ pub(super) fn set<X>(values: &mut [X; FAN], slot: usize, value: X) {
     }
 }
 
-/// How many values, in order, are at most `limit`. Never ends early: such a loop is mispredicted.
+/// How many of the numbers of `values`, in order, are at most `limit`. Never ends early: such a loop is mispredicted.
 #[inline]
-pub(super) fn count_up_to(values: &[u64; FAN], limit: u64) -> usize {
-    // `u64::MAX` is no value but the lack of one.
+pub(super) fn count_up_to<X>(values: &[X; FAN], number: impl Fn(&X) -> u64, limit: u64) -> usize {
+    // `u64::MAX` is no number but the lack of one.
     let limit = limit.min(u64::MAX - 1);
-    let upto = |values: &[u64]| values.iter().map(|value| usize::from(*value <= limit)).sum::<usize>();
-    let part = upto(&[values[3], values[7], values[11]]);
-    part * 4 + values.chunks_exact(4).nth(part).map_or(0, upto)
+    let upto = |value: &X| usize::from(number(value) <= limit);
+    let part = upto(&values[3]) + upto(&values[7]) + upto(&values[11]);
+    part * 4 + values.chunks_exact(4).nth(part).map_or(0, |part| part.iter().map(upto).sum())
+}
+
+/// The slots whose value is such, as bits. A sum, for that compilers turn into comparing many at a time.
+#[inline]
+fn slots<X: Copy>(values: &[X; FAN], such: impl Fn(X) -> bool) -> u32 {
+    const BITS: [u32; FAN] = {
+        let (mut bits, mut slot) = ([0; FAN], 0);
+        while slot < FAN {
+            bits[slot] = 1 << slot;
+            slot += 1;
+        }
+        bits
+    };
+    values.iter().zip(BITS).map(|(value, bit)| if such(*value) { bit } else { 0 }).sum()
+}
+
+#[inline]
+fn greatest(sizes: &[Size; FAN]) -> Size {
+    sizes.iter().fold(0, |best, size| best.max(*size))
 }
 
 /// Rows in order, each field in an array of its own, and the sizes of each kind too: what is compared lies together.
@@ -126,7 +146,7 @@ impl Inner {
     /// The child that `va` belongs into.
     #[inline]
     pub(super) fn seek(&self, va: u64) -> usize {
-        count_up_to(&self.bound, va)
+        count_up_to(&self.bound, |bound| *bound, va)
     }
 
     #[inline]
@@ -141,21 +161,21 @@ impl Inner {
     /// Where a child is.
     #[inline]
     pub(super) fn slot_of(&self, child: u32) -> usize {
-        let bits = self.child.iter().enumerate().fold(0, |bits, (slot, at)| bits | u32::from(*at == child) << slot);
-        bits.trailing_zeros() as usize
+        slots(&self.child, |at| at == child).trailing_zeros() as usize
     }
 
     /// The children that have a gap of at least `size` pages, which is not 0, as bits.
     #[inline]
     pub(super) fn with(&self, kind: usize, size: Size) -> u32 {
         // Masked, so that no check of bounds is left.
-        let sizes = &self.sizes[kind % KINDS];
-        sizes.iter().enumerate().fold(0, |bits, (slot, has)| bits | u32::from(*has >= size) << slot)
+        slots(&self.sizes[kind % KINDS], |has| has >= size)
     }
 
     #[inline]
     pub(super) fn sizes(&self, slot: usize) -> Sizes {
-        self.sizes.each_ref().map(|sizes| sizes.get(slot).copied().unwrap_or(0))
+        let mut sizes = [0; KINDS];
+        sizes.iter_mut().zip(&self.sizes).for_each(|(size, all)| *size = all.get(slot).copied().unwrap_or(0));
+        sizes
     }
 
     #[inline]
@@ -166,10 +186,18 @@ impl Inner {
     /// Takes note of the sizes of a child. Returns whether anything changed for the node above.
     #[inline]
     pub(super) fn note_sizes(&mut self, slot: usize, sizes: Sizes) -> bool {
-        let (top, old) = (self.top, self.sizes(slot));
-        self.set_sizes(slot, sizes);
-        self.top = if loses(top, old, sizes) { self.largest() } else { larger(top, sizes) };
-        self.top != top
+        let before = self.top;
+        for ((all, top), size) in self.sizes.iter_mut().zip(&mut self.top).zip(sizes) {
+            let Some(place) = all.get_mut(slot) else { return false };
+            let old = core::mem::replace(place, size);
+            if size >= *top {
+                *top = size;
+            } else if old == *top {
+                // Only where the largest became smaller the others have to be looked at.
+                *top = greatest(all);
+            }
+        }
+        self.top != before
     }
 
     /// Takes note of where a child ends. Returns whether anything changed for the node above.
@@ -181,7 +209,9 @@ impl Inner {
     /// Looks at the sizes of all children.
     #[inline]
     pub(super) fn largest(&self) -> Sizes {
-        self.sizes.each_ref().map(|sizes| sizes.iter().fold(0, |best, size| best.max(*size)))
+        let mut top = [0; KINDS];
+        top.iter_mut().zip(&self.sizes).for_each(|(top, sizes)| *top = greatest(sizes));
+        top
     }
 
     pub(super) fn insert(&mut self, slot: usize, row: Row) {

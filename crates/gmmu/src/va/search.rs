@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
-use super::gap::{kind_for, pages, Gap, Size};
+use super::gap::{kind_for, pages, Size};
 use super::node::{Inner, FAN};
 use super::request::Wish;
 use super::tree::{Pos, Tree};
@@ -61,24 +61,18 @@ impl Sought {
 impl<T> Tree<T> {
     /// The lowest address for `wish` in `lo..hi`.
     pub(super) fn lowest(&self, wish: &Wish, lo: u64, hi: u64) -> Option<u64> {
-        self.lowest_gap(wish, lo, hi).map(|(_, va)| va)
-    }
-
-    /// The lowest gap with room for `wish` in `lo..hi`, and the lowest address in it.
-    fn lowest_gap(&self, wish: &Wish, lo: u64, hi: u64) -> Option<(Gap, u64)> {
-        let fits = |gap: Gap| gap.lowest(wish, lo, hi).map(|va| (gap, va));
         if lo < self.base {
-            if let Some(found) = fits(self.head_gap()) {
-                return Some(found);
+            if let Some(va) = self.head_gap().lowest(wish, lo, hi) {
+                return Some(va);
             }
         }
         let sought = Sought::new(wish);
         let mut next = self.first_leaf(&sought, (lo > self.base).then_some(lo));
         while let Some(pos) = next {
             let spans = self.spans(pos.leaf)?;
-            if let Some(slot) = spans.first_fit(wish, lo, hi, pos.slot) {
+            if let Some(va) = spans.lowest(wish, lo, hi, pos.slot) {
                 self.near.store(pos.leaf, Ordering::Relaxed);
-                return fits(spans.gap(slot)?);
+                return Some(va);
             }
             if spans.last() >= hi {
                 return None;
@@ -86,7 +80,7 @@ impl<T> Tree<T> {
             next = self.next_leaf(&sought, pos.leaf, spans.parent, 0);
         }
         self.near.store(self.tail, Ordering::Relaxed);
-        fits(self.tail_gap())
+        self.tail_gap().lowest(wish, lo, hi)
     }
 
     /// The highest address for `wish` in `lo..hi`.
@@ -164,8 +158,8 @@ impl<T> Tree<T> {
         let mut ask = self.largest_gap().clamp(1, top.max(1));
         while best < top {
             let wish = Wish { bytes: ask.saturating_mul(PAGE_BYTES), align: PAGE_BYTES, guard };
-            match self.lowest_gap(&wish, lo, hi) {
-                Some((gap, _)) => best = (gap.room(guard, lo, hi) / PAGE_BYTES).max(ask),
+            match self.lowest(&wish, lo, hi) {
+                Some(va) => best = (self.room_from(guard, va, hi) / PAGE_BYTES).max(ask),
                 None => top = ask.saturating_sub(1),
             }
             ask = best + (top.saturating_sub(best)).div_ceil(2);
@@ -177,7 +171,7 @@ impl<T> Tree<T> {
     fn largest_gap(&self) -> u64 {
         let below = match self.inners.get(self.root).filter(|_| self.depth > 0) {
             Some(inner) => inner.top[0],
-            None => self.spans(self.root).map_or(0, |spans| spans.largest()[0]),
+            None => self.spans(self.root).map_or(0, |spans| spans.top[0]),
         };
         let tail = self.tail_gap();
         (tail.room(0, 0, u64::MAX) / PAGE_BYTES).max(u64::try_from(below).unwrap_or(0))

@@ -159,6 +159,7 @@ impl<T> Tree<T> {
         spread(&mut left, &mut right, if one { total } else { total / 2 });
         (right.spans.before, right.spans.before_guard) = (left.spans.last(), left.spans.last_guard());
         let next = right.spans.next;
+        (left.spans.top, right.spans.top) = (left.spans.largest(), right.spans.largest());
         *self.leaves.get_mut(a)? = left;
         *self.leaves.get_mut(b)? = right;
         if one {

@@ -7,17 +7,14 @@
 use core::ops::Range;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use super::gap::{Edge, Gap, Sizes, KINDS};
+use super::gap::{Edge, Gap, Sizes};
 use super::leaf::{Leaf, Span, Spans, NO_GUARD};
-use super::node::{larger, loses, Inner, MIN, NONE};
+use super::node::{Inner, MIN, NONE};
 use super::request::InsertError;
 use crate::storage::{NoMemory, Slab};
 
 /// More levels of inner nodes than there can be: with at least [`MIN`] children each, as many as 2^31 leaves need.
 const LEVELS: usize = 12;
-
-/// No gap at all.
-const NO_GAP: Sizes = [0; KINDS];
 
 /// Where an entry is; good until the next change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -223,32 +220,23 @@ impl<T> Tree<T> {
         leaf.insert(slot, span, value);
         self.len += 1;
         self.room = self.room.saturating_sub(1);
-        // What is left of a gap is not larger than it was in any way. What is behind the last range or below `base` was
-        // no gap so far.
-        let come = if gone == NO_GAP { leaf.spans.sizes_around(slot) } else { NO_GAP };
+        let come = leaf.spans.sizes_around(slot);
         self.settle(node, gone, come);
     }
 
-    /// Brings the nodes above a leaf up to date, in which gaps of at most the sizes `gone` gave way to others, some of
-    /// them of the sizes `come`; those not told of are no larger than what is gone.
+    /// Brings a leaf and the nodes above it up to date; see [`Spans::note_sizes`].
     #[inline]
-    fn settle(&mut self, node: u32, gone: Sizes, come: Sizes) {
-        let Some(leaf) = self.leaves.get(node) else { return };
-        let mut parent = leaf.spans.parent;
-        let Some(inner) = self.inners.get_mut(parent) else { return };
-        let mut slot = inner.slot_of(node);
-        let known = inner.sizes(slot);
-        let mut sizes = if loses(known, gone, come) { leaf.spans.largest() } else { larger(known, come) };
-        if sizes == known {
+    fn settle(&mut self, leaf: u32, gone: Sizes, come: Sizes) {
+        let Some(Leaf { spans, .. }) = self.leaves.get_mut(leaf) else { return };
+        if !spans.note_sizes(gone, come) {
             return;
         }
+        let (mut node, mut parent, mut top) = (leaf, spans.parent, spans.top);
         while let Some(inner) = self.inners.get_mut(parent) {
-            if !inner.note_sizes(slot, sizes) {
+            if !inner.note_sizes(inner.slot_of(node), top) {
                 return;
             }
-            let node = parent;
-            (parent, sizes) = (inner.parent, inner.top);
-            slot = self.inners.get(parent).map_or(0, |inner| inner.slot_of(node));
+            (node, parent, top) = (parent, inner.parent, inner.top);
         }
     }
 
@@ -276,10 +264,8 @@ impl<T> Tree<T> {
         let leaf = self.leaves.get_mut(node)?;
         let slot = leaf.spans.seek(start);
         let span = leaf.spans.span(slot).filter(|span| span.start == start)?;
-        // The gaps on both sides become one that is larger in every way; but none of this leaf where no range is behind
-        // it here, and none at all below `base`.
         let last = slot + 1 == leaf.spans.len();
-        let gone = if last || slot == 0 { leaf.spans.sizes_around(slot) } else { NO_GAP };
+        let gone = leaf.spans.sizes_around(slot);
         let value = leaf.remove(slot)?;
         let (left, come) = (leaf.spans.len(), leaf.spans.sizes(slot));
         self.len = self.len.saturating_sub(1);
