@@ -260,7 +260,10 @@ impl Spans {
     #[inline]
     pub(super) fn sizes(&self, slot: usize) -> Sizes {
         let mut sizes = Largest::new();
-        self.usable(slot).take(1).for_each(|(from, to)| sizes.add(from, to));
+        if let Some(span) = self.span(slot) {
+            let from = self.end_before(slot).saturating_add(bytes(self.guard_before(slot)));
+            sizes.add(from, span.start.saturating_sub(bytes(span.guard)));
+        }
         sizes.sizes()
     }
 
@@ -272,8 +275,7 @@ impl Spans {
     /// The largest sizes of all gaps.
     pub(super) fn largest(&self) -> Sizes {
         let mut largest = Largest::new();
-        // Most ranges touch, where the lowest place is always taken; then there is nothing to compute.
-        self.usable(0).filter(|(from, to)| from < to).for_each(|(from, to)| largest.add(from, to));
+        self.usable(0).for_each(|(from, to)| largest.add(from, to));
         largest.sizes()
     }
 

@@ -99,18 +99,15 @@ pub(super) fn count_up_to<X>(values: &[X; FAN], number: impl Fn(&X) -> u64, limi
     part * 4 + values.chunks_exact(4).nth(part).map_or(0, |part| part.iter().map(upto).sum())
 }
 
-/// The slots whose value is such, as bits. A sum, for that compilers turn into comparing many at a time.
+/// The slots whose value is such, as bits. Four at a time and without shifts by the slot: so compilers see what the
+/// processor can do at once.
 #[inline]
-fn slots<X: Copy>(values: &[X; FAN], such: impl Fn(X) -> bool) -> u32 {
-    const BITS: [u32; FAN] = {
-        let (mut bits, mut slot) = ([0; FAN], 0);
-        while slot < FAN {
-            bits[slot] = 1 << slot;
-            slot += 1;
-        }
-        bits
-    };
-    values.iter().zip(BITS).map(|(value, bit)| if such(*value) { bit } else { 0 }).sum()
+fn slots<X>(values: &[X; FAN], such: impl Fn(&X) -> bool) -> u32 {
+    let mut bits = [0; 4];
+    for part in values.chunks_exact(4).rev() {
+        bits.iter_mut().zip(part).for_each(|(bits, value)| *bits = *bits * 16 + u32::from(such(value)));
+    }
+    bits[0] + bits[1] * 2 + bits[2] * 4 + bits[3] * 8
 }
 
 #[inline]
@@ -161,14 +158,14 @@ impl Inner {
     /// Where a child is.
     #[inline]
     pub(super) fn slot_of(&self, child: u32) -> usize {
-        slots(&self.child, |at| at == child).trailing_zeros() as usize
+        slots(&self.child, |at| *at == child).trailing_zeros() as usize
     }
 
     /// The children that have a gap of at least `size` pages, which is not 0, as bits.
     #[inline]
     pub(super) fn with(&self, kind: usize, size: Size) -> u32 {
         // Masked, so that no check of bounds is left.
-        slots(&self.sizes[kind % KINDS], |has| has >= size)
+        slots(&self.sizes[kind % KINDS], |has| *has >= size)
     }
 
     #[inline]
