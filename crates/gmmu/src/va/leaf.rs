@@ -1,7 +1,7 @@
 //! The leaves of the tree: ranges with their values, and the gaps before them.
 
 use super::gap::{align_up, Edge, Gap, Largest, Sizes, KINDS};
-use super::node::{close, count_up_to, larger, loses, open, set, Node, Row, FAN, NONE};
+use super::node::{close, count_up_to, differ, larger, loses, open, set, Node, Row, FAN, NONE};
 use super::request::Wish;
 use crate::addr::PAGE_BYTES;
 
@@ -280,12 +280,13 @@ impl Spans {
     }
 
     /// Takes note that gaps of at most the sizes `gone` gave way to others, the largest of them of the sizes `come`.
-    /// Returns whether anything changed for the node above.
+    /// Returns the largest of all gaps where that changes.
     #[inline]
-    pub(super) fn note_sizes(&mut self, gone: Sizes, come: Sizes) -> bool {
-        let top = self.top;
-        self.top = if loses(top, gone, come) { self.largest() } else { larger(top, come) };
-        self.top != top
+    pub(super) fn note_sizes(&mut self, gone: Sizes, come: Sizes) -> Option<Sizes> {
+        let old = self.top;
+        let new = if loses(old, gone, come) { self.largest() } else { larger(old, come) };
+        self.top = new;
+        differ(old, new).then_some(new)
     }
 
     pub(super) fn row(&self, child: u32) -> Row {

@@ -52,6 +52,12 @@ pub(super) fn spread<N: Node>(left: &mut N, right: &mut N, keep: usize) {
     right.cut((had + other).saturating_sub(keep));
 }
 
+/// Whether two sizes of some kind differ.
+#[inline]
+pub(super) fn differ(one: Sizes, other: Sizes) -> bool {
+    one.iter().zip(&other).fold(false, |any, (one, other)| any | (one != other))
+}
+
 /// The larger size of each kind.
 #[inline]
 pub(super) fn larger(mut one: Sizes, other: Sizes) -> Sizes {
@@ -180,21 +186,24 @@ impl Inner {
         self.sizes.iter_mut().zip(sizes).for_each(|(all, size)| set(all, slot, size));
     }
 
-    /// Takes note of the sizes of a child. Returns whether anything changed for the node above.
+    /// Takes note of the sizes of a child. Returns the largest of all children where that changes.
     #[inline]
-    pub(super) fn note_sizes(&mut self, slot: usize, sizes: Sizes) -> bool {
-        let before = self.top;
-        for ((all, top), size) in self.sizes.iter_mut().zip(&mut self.top).zip(sizes) {
-            let Some(place) = all.get_mut(slot) else { return false };
-            let old = core::mem::replace(place, size);
-            if size >= *top {
-                *top = size;
-            } else if old == *top {
+    pub(super) fn note_sizes(&mut self, slot: usize, sizes: Sizes) -> Option<Sizes> {
+        // Not changed in place: whoever reads as a whole what was just written in parts has to wait.
+        let (mut tops, mut changed) = (self.top, false);
+        for ((all, top), size) in self.sizes.iter_mut().zip(&mut tops).zip(sizes) {
+            let old = core::mem::replace(all.get_mut(slot)?, size);
+            let best = match size < *top {
                 // Only where the largest became smaller the others have to be looked at.
-                *top = greatest(all);
-            }
+                true if old == *top => greatest(all),
+                true => *top,
+                false => size,
+            };
+            changed |= best != *top;
+            *top = best;
         }
-        self.top != before
+        self.top = tops;
+        changed.then_some(tops)
     }
 
     /// Takes note of where a child ends. Returns whether anything changed for the node above.

@@ -228,15 +228,11 @@ impl<T> Tree<T> {
     #[inline]
     fn settle(&mut self, leaf: u32, gone: Sizes, come: Sizes) {
         let Some(Leaf { spans, .. }) = self.leaves.get_mut(leaf) else { return };
-        if !spans.note_sizes(gone, come) {
-            return;
-        }
-        let (mut node, mut parent, mut top) = (leaf, spans.parent, spans.top);
+        let Some(mut top) = spans.note_sizes(gone, come) else { return };
+        let (mut node, mut parent) = (leaf, spans.parent);
         while let Some(inner) = self.inners.get_mut(parent) {
-            if !inner.note_sizes(inner.slot_of(node), top) {
-                return;
-            }
-            (node, parent, top) = (parent, inner.parent, inner.top);
+            let Some(above) = inner.note_sizes(inner.slot_of(node), top) else { return };
+            (node, parent, top) = (parent, inner.parent, above);
         }
     }
 
