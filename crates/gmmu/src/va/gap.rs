@@ -11,6 +11,9 @@ pub(super) const KINDS: usize = 4;
 /// that large are looked at.
 pub(super) type Sizes = [Size; KINDS];
 
+/// The sizes of no gap at all.
+pub(super) const NO_GAP: Sizes = [0; KINDS];
+
 /// A number of pages; signed, for that is what common processors compare many of at a time.
 pub(super) type Size = i32;
 
@@ -113,12 +116,13 @@ impl Largest {
         if from >= to {
             return;
         }
-        // Cut off so far above `HUGE` that it stays at least that without the way to the first multiple.
+        // Cut off so far above `HUGE` that it stays at least that without the way to the first multiple; and cut off
+        // there afterwards, so that a part of a gap is not larger in any way.
         const CUT: u64 = (HUGE + FARTHEST) as u64;
         let length = size(((to - from) / PAGE_BYTES).min(CUT));
         let way = size((from.wrapping_neg() / PAGE_BYTES) % FARTHEST as u64);
         for (best, mask) in self.0.iter_mut().zip(MASKS) {
-            *best = (*best).max(length - (way & mask));
+            *best = (*best).max((length - (way & mask)).min(HUGE));
         }
     }
 

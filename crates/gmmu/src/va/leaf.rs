@@ -98,6 +98,8 @@ pub(super) struct Spans {
     pub(super) top: Sizes,
     /// First address and end; `u64::MAX` where there is no range, so that a search need not know how many there are.
     range: [(u64, u64); FAN],
+    /// Whether there was ever a guard gap here; `guard` is all 0 else, and hardly anybody looks at it.
+    guarded: bool,
     /// Guard gap in pages.
     guard: [u32; FAN],
 }
@@ -127,6 +129,7 @@ impl Spans {
             len: 0,
             top: [0; KINDS],
             range: [NO_RANGE; FAN],
+            guarded: false,
             guard: [0; FAN],
         }
     }
@@ -160,21 +163,27 @@ impl Spans {
 
     #[inline]
     pub(super) fn span(&self, slot: usize) -> Option<Span> {
-        let ((start, end), guard) = (*self.range.get(slot)?, *self.guard.get(slot)?);
+        let (start, end) = *self.range.get(slot)?;
+        let guard = self.guard_of(slot);
         (end != u64::MAX).then_some(Span { start, end, guard })
     }
 
     #[inline]
     pub(super) fn put(&mut self, slot: usize, span: Span) {
         set(&mut self.range, slot, (span.start, span.end));
-        set(&mut self.guard, slot, span.guard);
+        self.guarded |= span.guard > 0;
+        if self.guarded {
+            set(&mut self.guard, slot, span.guard);
+        }
     }
 
     #[inline]
     fn insert(&mut self, slot: usize, span: Span) {
         let len = self.len();
         open(&mut self.range, len, slot);
-        open(&mut self.guard, len, slot);
+        if self.guarded {
+            open(&mut self.guard, len, slot);
+        }
         self.put(slot, span);
         self.len = self.len.saturating_add(1);
     }
@@ -183,7 +192,9 @@ impl Spans {
     fn remove(&mut self, slot: usize) {
         let (len, left) = (self.len(), self.len.saturating_sub(1));
         close(&mut self.range, len, slot);
-        close(&mut self.guard, len, slot);
+        if self.guarded {
+            close(&mut self.guard, len, slot);
+        }
         set(&mut self.range, left as usize, NO_RANGE);
         self.len = left;
     }
@@ -214,8 +225,17 @@ impl Spans {
     }
 
     #[inline]
+    fn guard_of(&self, slot: usize) -> u32 {
+        if self.guarded {
+            self.guard.get(slot).copied().unwrap_or(0)
+        } else {
+            0
+        }
+    }
+
+    #[inline]
     fn guard_before(&self, slot: usize) -> u32 {
-        self.guard.get(slot.wrapping_sub(1)).copied().unwrap_or(self.before_guard)
+        slot.checked_sub(1).map_or(self.before_guard, |slot| self.guard_of(slot))
     }
 
     /// The edge that the range before `slot` gives to the gap behind it.
@@ -234,8 +254,8 @@ impl Spans {
     fn usable(&self, slot: usize) -> impl Iterator<Item = (u64, u64)> + '_ {
         let mut from = self.end_before(slot).saturating_add(bytes(self.guard_before(slot)));
         let ranges = self.range.get(slot..self.len()).unwrap_or_default().iter();
-        ranges.zip(self.guard.get(slot..).unwrap_or_default()).map(move |((start, end), guard)| {
-            let guard = u64::from(*guard) * PAGE_BYTES;
+        ranges.zip(slot..).map(move |((start, end), slot)| {
+            let guard = u64::from(self.guard_of(slot)) * PAGE_BYTES;
             let gap = (from, start.saturating_sub(guard));
             from = end.saturating_add(guard);
             gap
@@ -267,6 +287,13 @@ impl Spans {
         sizes.sizes()
     }
 
+    /// Whether the gaps before and behind a range are parts of what is free without it, and so smaller than that in every
+    /// way. Guard gaps break this: without the range between, they reach farther. And nothing is known below `base`.
+    #[inline]
+    pub(super) fn is_plain(&self, slot: usize) -> bool {
+        slot > 0 && !self.guarded
+    }
+
     /// The larger sizes of the gaps before and behind a range, as far as these are of this leaf.
     pub(super) fn sizes_around(&self, slot: usize) -> Sizes {
         larger(self.sizes(slot), self.sizes(slot + 1))
@@ -279,8 +306,8 @@ impl Spans {
         largest.sizes()
     }
 
-    /// Takes note that gaps of at most the sizes `gone` gave way to others, the largest of them of the sizes `come`.
-    /// Returns the largest of all gaps where that changes.
+    /// Takes note that gaps of at most the sizes `gone` gave way to others, the largest of them of the sizes `come`, which
+    /// need not be told where it is smaller than `gone`. Returns the largest of all gaps where that changes.
     #[inline]
     pub(super) fn note_sizes(&mut self, gone: Sizes, come: Sizes) -> Option<Sizes> {
         let old = self.top;

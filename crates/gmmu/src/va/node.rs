@@ -116,6 +116,12 @@ fn slots<X>(values: &[X; FAN], such: impl Fn(&X) -> bool) -> u32 {
     bits[0] + bits[1] * 2 + bits[2] * 4 + bits[3] * 8
 }
 
+/// Not inlined: among other work, compilers compare these sizes one by one.
+#[inline(never)]
+fn at_least(sizes: &[Size; FAN], size: Size) -> u32 {
+    slots(sizes, |has| *has >= size)
+}
+
 #[inline]
 fn greatest(sizes: &[Size; FAN]) -> Size {
     sizes.iter().fold(0, |best, size| best.max(*size))
@@ -171,7 +177,7 @@ impl Inner {
     #[inline]
     pub(super) fn with(&self, kind: usize, size: Size) -> u32 {
         // Masked, so that no check of bounds is left.
-        slots(&self.sizes[kind % KINDS], |has| *has >= size)
+        at_least(&self.sizes[kind % KINDS], size)
     }
 
     #[inline]

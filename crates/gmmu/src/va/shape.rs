@@ -36,7 +36,8 @@ impl<T> Tree<T> {
     }
 
     fn parent(&self, node: u32, level: usize) -> u32 {
-        let parent = if level == 0 { self.spans(node).map(|s| s.parent) } else { self.inners.get(node).map(|i| i.parent) };
+        let parent =
+            if level == 0 { self.spans(node).map(|s| s.parent) } else { self.inners.get(node).map(|i| i.parent) };
         parent.unwrap_or(NONE)
     }
 

@@ -7,7 +7,7 @@
 use core::ops::Range;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use super::gap::{Edge, Gap, Sizes};
+use super::gap::{Edge, Gap, Sizes, NO_GAP};
 use super::leaf::{Leaf, Span, Spans, NO_GUARD};
 use super::node::{Inner, MIN, NONE};
 use super::request::InsertError;
@@ -220,7 +220,8 @@ impl<T> Tree<T> {
         leaf.insert(slot, span, value);
         self.len += 1;
         self.room = self.room.saturating_sub(1);
-        let come = leaf.spans.sizes_around(slot);
+        let known = gone != NO_GAP && leaf.spans.is_plain(slot);
+        let come = if known { NO_GAP } else { leaf.spans.sizes_around(slot) };
         self.settle(node, gone, come);
     }
 
@@ -261,7 +262,7 @@ impl<T> Tree<T> {
         let slot = leaf.spans.seek(start);
         let span = leaf.spans.span(slot).filter(|span| span.start == start)?;
         let last = slot + 1 == leaf.spans.len();
-        let gone = leaf.spans.sizes_around(slot);
+        let gone = if !last && leaf.spans.is_plain(slot) { NO_GAP } else { leaf.spans.sizes_around(slot) };
         let value = leaf.remove(slot)?;
         let (left, come) = (leaf.spans.len(), leaf.spans.sizes(slot));
         self.len = self.len.saturating_sub(1);
