@@ -1,7 +1,8 @@
 //! What must always hold in a tree.
 
-use super::node::{Leaf, Node, MIN, NONE, NO_GUARD};
-use super::tree::{Path, Pos, Tree};
+use super::leaf::NO_GUARD;
+use super::node::{Node, MIN, NONE};
+use super::tree::Tree;
 
 /// What was counted so far, and the last leaf with where it ends and how far one has to stay away from that.
 struct Seen {
@@ -20,80 +21,85 @@ impl<T> Tree<T> {
         if self.depth > 0 {
             self.check_inners(&mut seen)?;
         } else if self.root != NONE {
-            self.check_leaf(self.root, 1, &mut seen)?;
+            self.check_leaf(self.root, NONE, &mut seen)?;
         }
         if seen.node != self.tail || (seen.node != NONE && seen.end > self.limits.end) {
             return Err("the last leaf is not the last, or ends outside the limits");
         }
         if (seen.leaves, seen.inners, seen.ranges) != (self.leaves.len(), self.inners.len(), self.len()) {
-            return Err("nodes or values that nothing points to");
+            return Err("nodes or ranges that nothing points to");
         }
         Ok(())
     }
 
-    /// Goes through all inner nodes: `path` holds, per depth, a node and the child to visit next.
+    /// Goes through all inner nodes: down to the first child, then from each to the next one.
     fn check_inners(&self, seen: &mut Seen) -> Result<(), &'static str> {
-        let mut path = Path::new(self.root, self.depth);
-        path.set(0, self.root, 0);
-        let mut depth = 0;
+        let (mut node, mut slot, mut level) = (self.root, 0, self.depth);
         loop {
-            let (node, slot) = path.step(depth).ok_or("too deep")?;
             let inner = self.inners.get(node).ok_or("a child that is no node")?;
             if slot == 0 {
                 seen.inners += 1;
-                if inner.len() < if depth == 0 { 2 } else { MIN } {
+                if inner.len() < if level == self.depth { 2 } else { MIN } {
                     return Err("an inner node with too few children");
+                }
+                if inner.top != inner.largest() {
+                    return Err("an inner node does not know its largest gap");
                 }
             }
             if slot == inner.len() {
-                if depth == 0 {
-                    return Ok(());
-                }
-                depth -= 1;
+                let Some(parent) = self.inners.get(inner.parent) else {
+                    return (node == self.root).then_some(()).ok_or("a node without a parent");
+                };
+                (node, slot, level) = (inner.parent, parent.slot_of(node) + 1, level + 1);
                 continue;
             }
-            path.set(depth, node, slot + 1);
-            let row = inner.item(slot).ok_or("a row is missing")?;
-            if depth + 1 < self.depth {
-                if self.inners.get(row.child).map(|below| below.row(row.child)) != Some(row) {
-                    return Err("a node knows wrong things of an inner node");
+            let row = inner.row_of(slot).ok_or("a row is missing")?;
+            if level > 1 {
+                let below = self.inners.get(row.child).ok_or("a child that is no node")?;
+                if below.row(row.child) != row || below.parent != node {
+                    return Err("a node and an inner node below it know wrong things of each other");
                 }
-                depth += 1;
-                path.set(depth, row.child, 0);
+                (node, slot, level) = (row.child, 0, level - 1);
             } else {
-                self.check_leaf(row.child, MIN, seen)?;
-                if self.leaves.get(row.child).map(|leaf| leaf.row(row.child)) != Some(row) {
+                self.check_leaf(row.child, node, seen)?;
+                if self.spans(row.child).map(|spans| spans.row(row.child)) != Some(row) {
                     return Err("a node knows wrong things of a leaf");
                 }
+                slot += 1;
             }
         }
     }
 
-    fn check_leaf(&self, node: u32, fewest: usize, seen: &mut Seen) -> Result<(), &'static str> {
+    fn check_leaf(&self, node: u32, parent: u32, seen: &mut Seen) -> Result<(), &'static str> {
         let leaf = self.leaves.get(node).ok_or("a child that is no leaf")?;
-        if leaf.len() < fewest {
+        let spans = &leaf.spans;
+        if leaf.len() < if parent == NONE { 1 } else { MIN } {
             return Err("a leaf with too few ranges");
         }
-        if (leaf.prev, leaf.before, leaf.before_guard) != (seen.node, seen.end, seen.guard) {
-            return Err("a leaf knows wrong things of the one before it");
+        let before = (spans.parent, spans.prev, spans.before, spans.before_guard);
+        if before != (parent, seen.node, seen.end, seen.guard) {
+            return Err("a leaf knows wrong things of its parent or the leaf before it");
         }
-        if leaf.next != NONE && self.leaves.get(leaf.next).map(|next: &Leaf| next.prev) != Some(node) {
+        if spans.top != spans.largest() {
+            return Err("a leaf does not know its largest gap");
+        }
+        if spans.next != NONE && self.spans(spans.next).map(|next| next.prev) != Some(node) {
             return Err("leaves are not linked both ways");
         }
-        let mut at = if leaf.prev == NONE { self.limits.start } else { leaf.before };
+        let mut at = if spans.prev == NONE { self.limits.start } else { spans.before };
         for slot in 0..leaf.len() {
-            let item = leaf.item(slot).ok_or("a range is missing")?;
-            if item.start < at || item.end <= item.start {
+            let span = spans.span(slot).ok_or("a range is missing")?;
+            if span.start < at || span.end <= span.start {
                 return Err("ranges are not in order");
             }
-            if self.value(Pos { leaf: node, slot }).is_none() {
+            if leaf.value(slot).is_none() {
                 return Err("a range without a value");
             }
-            at = item.end;
+            at = span.end;
         }
         seen.leaves += 1;
         seen.ranges += leaf.len();
-        (seen.node, seen.end, seen.guard) = (node, leaf.last(), leaf.last_guard());
+        (seen.node, seen.end, seen.guard) = (node, spans.last(), spans.last_guard());
         Ok(())
     }
 }

@@ -11,6 +11,9 @@ pub(super) const KINDS: usize = 4;
 /// that large are looked at.
 pub(super) type Sizes = [Size; KINDS];
 
+/// The sizes of no gap at all.
+pub(super) const NO_GAP: Sizes = [0; KINDS];
+
 /// A number of pages; signed, for that is what common processors compare many of at a time.
 pub(super) type Size = i32;
 
@@ -23,12 +26,28 @@ const FARTHEST: Size = 1 << 17;
 /// `bytes` of a wish in pages, as far as a [`Size`] can say.
 #[inline]
 pub(super) fn pages(bytes: u64) -> Size {
-    Size::try_from(bytes / PAGE_BYTES).unwrap_or(HUGE).min(HUGE)
+    size((bytes / PAGE_BYTES).min(HUGE as u64))
+}
+
+/// A number that is known to be small enough.
+#[expect(clippy::cast_possible_truncation, reason = "callers have cut it off")]
+const fn size(pages: u64) -> Size {
+    pages as Size
 }
 
 /// The alignments for which the tree keeps sizes: those that page sizes ask for.
 const UNITS: [u64; KINDS] =
     [PageSize::Size4K.bytes(), PageSize::Size64K.bytes(), PageSize::Size2M.bytes(), PageSize::Size512M.bytes()];
+
+/// One less than the pages of each unit.
+const MASKS: Sizes = {
+    let (mut masks, mut kind) = ([0; KINDS], 0);
+    while kind < KINDS {
+        masks[kind] = size(UNITS[kind] / PAGE_BYTES) - 1;
+        kind += 1;
+    }
+    masks
+};
 
 const _: () = assert!(UNITS[KINDS - 1] / PAGE_BYTES == FARTHEST as u64);
 
@@ -75,15 +94,6 @@ impl Gap {
         (start >= from.max(lo)).then_some(start)
     }
 
-    /// All sizes, without a guard of the wish's own.
-    #[inline]
-    pub(super) fn sizes(&self) -> Sizes {
-        let (from, to) = self.usable(0);
-        let mut largest = Largest::new();
-        largest.add(from, to);
-        largest.sizes()
-    }
-
     /// How many bytes fit within `lo..hi`, whatever the alignment.
     pub(super) fn room(&self, guard: u64, lo: u64, hi: u64) -> u64 {
         let (from, to) = self.usable(guard);
@@ -100,16 +110,19 @@ impl Largest {
         Self([0; KINDS])
     }
 
-    /// Looks at a gap from `from` to `to`, if it is one.
+    /// Looks at a gap from `from` to `to`, if it is one: most ranges touch, for the lowest place is always taken.
     #[inline]
     pub(super) fn add(&mut self, from: u64, to: u64) {
-        let Some(bytes) = to.checked_sub(from) else { return };
-        // Cut off so far above `HUGE` that it stays at least that without the way to the first multiple.
-        const CUT: Size = HUGE + FARTHEST;
-        let length = Size::try_from(bytes / PAGE_BYTES).unwrap_or(CUT).min(CUT);
-        let way = Size::try_from((from.wrapping_neg() / PAGE_BYTES) & (FARTHEST as u64 - 1)).unwrap_or(0);
-        for (best, unit) in self.0.iter_mut().zip(UNITS) {
-            *best = (*best).max(length - (way & (pages(unit) - 1)));
+        if from >= to {
+            return;
+        }
+        // Cut off so far above `HUGE` that it stays at least that without the way to the first multiple; and cut off
+        // there afterwards, so that a part of a gap is not larger in any way.
+        const CUT: u64 = (HUGE + FARTHEST) as u64;
+        let length = size(((to - from) / PAGE_BYTES).min(CUT));
+        let way = size((from.wrapping_neg() / PAGE_BYTES) % FARTHEST as u64);
+        for (best, mask) in self.0.iter_mut().zip(MASKS) {
+            *best = (*best).max((length - (way & mask)).min(HUGE));
         }
     }
 

@@ -15,6 +15,7 @@
 
 mod check;
 mod gap;
+mod leaf;
 mod node;
 mod request;
 mod search;
@@ -165,7 +166,7 @@ impl<T> VaSpace<T> {
         if range.start < self.limits.start || range.end > self.limits.end {
             return Err(InsertError::OutOfLimits);
         }
-        let guard = u32::try_from(guard.div_ceil(PAGE_BYTES)).ok().filter(|pages| *pages != node::NO_GUARD);
+        let guard = u32::try_from(guard.div_ceil(PAGE_BYTES)).ok().filter(|pages| *pages != leaf::NO_GUARD);
         guard.ok_or(InsertError::Invalid(InvalidVa::Guard))
     }
 

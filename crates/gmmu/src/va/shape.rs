@@ -1,109 +1,132 @@
 //! How the tree keeps its shape: nodes that are full give to a neighbour or are cut, nodes that are nearly empty take
 //! from a neighbour or become one with it. No range and no gap changes, so nothing above the parent does either.
+//!
+//! Nodes of level 0 are leaves, those of other levels are inner nodes.
 
 use super::gap::Sizes;
-use super::node::{spread, Inner, Leaf, Node, Row, FAN, MIN};
-use super::tree::{Path, Tree, DEPTH};
+use super::leaf::Leaf;
+use super::node::{spread, Inner, Node, Row, FAN, MIN, NONE};
+use super::tree::Tree;
 use crate::storage::NoMemory;
 
 /// A neighbour takes entries of a full node if it has room for so many; with fewer it would be full again too soon.
 const WORTH: usize = 2;
 
 impl<T> Tree<T> {
-    /// Changes the shape at one level, towards room in the leaf at the end of `path`, which is full.
-    pub(super) fn make_room(&mut self, path: &Path) -> Result<(), NoMemory> {
-        for depth in (0..path.depth).rev() {
-            let (parent, slot) = path.step(depth).ok_or(NoMemory)?;
-            let leaves = depth + 1 == path.depth;
+    /// Changes the shape at one level, towards room in `leaf`, which is full.
+    pub(super) fn make_room(&mut self, leaf: u32) -> Result<(), NoMemory> {
+        let mut node = leaf;
+        for level in 0..self.depth {
+            let parent = self.parent(node, level);
             let inner = self.inners.get(parent).ok_or(NoMemory)?;
+            let slot = inner.slot_of(node);
             // Sharing first keeps nodes four fifths full, whatever the order of insertions.
             for (left, other) in [(slot.wrapping_sub(1), slot.wrapping_sub(1)), (slot, slot.wrapping_add(1))] {
-                if other < inner.len() && self.size_of(inner.child(other), leaves) + WORTH <= FAN {
-                    self.even_out(parent, left, leaves, 0);
+                if other < inner.len() && self.size_of(inner.child(other), level) + WORTH <= FAN {
+                    self.even_out(parent, left, level, 0);
                     return Ok(());
                 }
             }
             if !inner.is_full() {
-                return self.cut(parent, slot, leaves);
+                return self.cut(parent, slot, level);
             }
+            node = parent;
         }
         self.grow()
     }
 
+    fn parent(&self, node: u32, level: usize) -> u32 {
+        let parent =
+            if level == 0 { self.spans(node).map(|s| s.parent) } else { self.inners.get(node).map(|i| i.parent) };
+        parent.unwrap_or(NONE)
+    }
+
+    fn set_parent(&mut self, node: u32, level: usize, parent: u32) {
+        if level > 0 {
+            self.inners.get_mut(node).into_iter().for_each(|inner| inner.parent = parent);
+        } else {
+            self.leaves.get_mut(node).into_iter().for_each(|leaf| leaf.spans.parent = parent);
+        }
+    }
+
     /// Entries of a node.
-    fn size_of(&self, node: Option<u32>, leaf: bool) -> usize {
+    fn size_of(&self, node: Option<u32>, level: usize) -> usize {
         let Some(node) = node else { return FAN };
-        let size = if leaf { self.leaves.get(node).map(Node::len) } else { self.inners.get(node).map(Node::len) };
+        let size = if level == 0 { self.leaves.get(node).map(Node::len) } else { self.inners.get(node).map(Node::len) };
         size.unwrap_or(FAN)
     }
 
     /// Puts a root above the root and cuts that in two.
     fn grow(&mut self) -> Result<(), NoMemory> {
-        if self.depth >= DEPTH {
-            return Err(NoMemory);
-        }
-        let leaves = self.depth == 0;
-        let row = if leaves {
-            self.leaves.get(self.root).map(|leaf| leaf.row(self.root))
+        let (old, level) = (self.root, self.depth);
+        let row = if level == 0 {
+            self.spans(old).map(|leaf| leaf.row(old))
         } else {
-            self.inners.get(self.root).map(|inner| inner.row(self.root))
+            self.inners.get(old).map(|inner| inner.row(old))
         };
-        let mut top = Inner::new();
-        top.insert(0, row.ok_or(NoMemory)?);
+        let row = row.ok_or(NoMemory)?;
+        let mut top = Inner::new(NONE);
+        top.insert(0, row);
+        top.top = row.sizes;
         let node = self.inners.insert_within(top).map_err(|_| NoMemory)?;
-        if let Err(error) = self.cut(node, 0, leaves) {
+        if let Err(error) = self.cut(node, 0, level) {
             self.inners.remove(node);
             return Err(error);
         }
+        self.set_parent(old, level, node);
         self.root = node;
         self.depth += 1;
         Ok(())
     }
 
     /// Cuts a full node in two; its parent has room for one more.
-    fn cut(&mut self, parent: u32, slot: usize, leaves: bool) -> Result<(), NoMemory> {
+    fn cut(&mut self, parent: u32, slot: usize, level: usize) -> Result<(), NoMemory> {
         let child = self.inners.get(parent).and_then(|inner| inner.child(slot)).ok_or(NoMemory)?;
-        let added = if leaves { self.add_leaf(child) } else { self.inners.insert_within(Inner::new()).ok() };
-        let row = Row { child: added.ok_or(NoMemory)?, last: 0, sizes: Sizes::default() };
+        let added =
+            if level == 0 { self.add_leaf(child, parent) } else { self.inners.insert_within(Inner::new(parent)).ok() };
+        let row = Row { child: added.ok_or(NoMemory)?, bound: 0, sizes: Sizes::default() };
         if let Some(inner) = self.inners.get_mut(parent) {
             inner.insert(slot + 1, row);
         }
-        self.even_out(parent, slot, leaves, 0);
+        self.even_out(parent, slot, level, 0);
         Ok(())
     }
 
     /// Puts an empty leaf behind one.
-    fn add_leaf(&mut self, leaf: u32) -> Option<u32> {
+    fn add_leaf(&mut self, leaf: u32, parent: u32) -> Option<u32> {
         let mut added = Leaf::new(0, 0);
-        (added.prev, added.next) = (leaf, self.leaves.get(leaf)?.next);
+        let next = self.spans(leaf)?.next;
+        (added.spans.parent, added.spans.prev, added.spans.next) = (parent, leaf, next);
         let node = self.leaves.insert_within(added).ok()?;
         self.link(leaf, node);
-        self.link(node, added.next);
+        self.link(node, next);
         Some(node)
     }
 
     /// Makes `next` the leaf behind `leaf`.
     fn link(&mut self, leaf: u32, next: u32) {
         if let Some(leaf) = self.leaves.get_mut(leaf) {
-            leaf.next = next;
+            leaf.spans.next = next;
         }
         match self.leaves.get_mut(next) {
-            Some(behind) => behind.prev = leaf,
+            Some(behind) => behind.spans.prev = leaf,
             None => self.tail = leaf,
         }
     }
 
-    /// Evens out a node that is not full enough any more with a neighbour, and the nodes above it.
-    pub(super) fn fill_up(&mut self, path: &Path) {
-        for depth in (0..path.depth).rev() {
-            let Some((parent, slot)) = path.step(depth) else { return };
-            let leaves = depth + 1 == path.depth;
+    /// Evens out a leaf that is not full enough any more with a neighbour, and the nodes above it.
+    pub(super) fn fill_up(&mut self, leaf: u32) {
+        let mut node = leaf;
+        for level in 0..self.depth {
+            let parent = self.parent(node, level);
             let Some(inner) = self.inners.get(parent) else { return };
-            if self.size_of(inner.child(slot), leaves) >= MIN {
+            if self.size_of(Some(node), level) >= MIN {
                 break;
             }
+            let slot = inner.slot_of(node);
             let left = if slot + 1 < inner.len() { slot } else { slot.saturating_sub(1) };
-            self.even_out(parent, left, leaves, FAN);
+            self.even_out(parent, left, level, FAN);
+            node = parent;
         }
         while self.depth > 0 {
             let Some(inner) = self.inners.get(self.root).filter(|inner| inner.len() == 1) else { return };
@@ -111,14 +134,15 @@ impl<T> Tree<T> {
             self.inners.remove(self.root);
             self.root = child;
             self.depth -= 1;
+            self.set_parent(child, self.depth, NONE);
         }
     }
 
     /// Makes one of the children `left` and `left + 1` where they have at most `fit` entries, else shares these evenly.
-    fn even_out(&mut self, parent: u32, left: usize, leaves: bool, fit: usize) {
+    fn even_out(&mut self, parent: u32, left: usize, level: usize, fit: usize) {
         let Some(inner) = self.inners.get(parent) else { return };
         let (Some(a), Some(b)) = (inner.child(left), inner.child(left + 1)) else { return };
-        let rows = if leaves { self.even_leaves(a, b, fit) } else { self.even_inners(a, b, fit) };
+        let rows = if level == 0 { self.even_leaves(a, b, fit) } else { self.even_inners(a, b, level, fit) };
         let (Some((first, second)), Some(inner)) = (rows, self.inners.get_mut(parent)) else { return };
         inner.put(left, first);
         match second {
@@ -128,33 +152,40 @@ impl<T> Tree<T> {
     }
 
     fn even_leaves(&mut self, a: u32, b: u32, fit: usize) -> Option<(Row, Option<Row>)> {
-        // Copies, for two values of one slab cannot be borrowed at a time; this is rare.
-        let (mut left, mut right) = (*self.leaves.get(a)?, *self.leaves.get(b)?);
+        // Moved out, for two values of one slab cannot be borrowed at a time; this is rare.
+        let mut left = core::mem::replace(self.leaves.get_mut(a)?, Leaf::new(0, 0));
+        let mut right = core::mem::replace(self.leaves.get_mut(b)?, Leaf::new(0, 0));
         let total = left.len() + right.len();
         let one = total <= fit;
         spread(&mut left, &mut right, if one { total } else { total / 2 });
-        (right.before, right.before_guard) = (left.last(), left.last_guard());
+        (right.spans.before, right.spans.before_guard) = (left.spans.last(), left.spans.last_guard());
+        let next = right.spans.next;
+        (left.spans.top, right.spans.top) = (left.spans.largest(), right.spans.largest());
         *self.leaves.get_mut(a)? = left;
+        *self.leaves.get_mut(b)? = right;
         if one {
             self.leaves.remove(b);
-            self.link(a, right.next);
-            return Some((left.row(a), None));
+            self.link(a, next);
+            return Some((self.spans(a)?.row(a), None));
         }
-        *self.leaves.get_mut(b)? = right;
-        Some((left.row(a), Some(right.row(b))))
+        Some((self.spans(a)?.row(a), Some(self.spans(b)?.row(b))))
     }
 
-    fn even_inners(&mut self, a: u32, b: u32, fit: usize) -> Option<(Row, Option<Row>)> {
+    fn even_inners(&mut self, a: u32, b: u32, level: usize, fit: usize) -> Option<(Row, Option<Row>)> {
         let (mut left, mut right) = (*self.inners.get(a)?, *self.inners.get(b)?);
         let total = left.len() + right.len();
         let one = total <= fit;
         spread(&mut left, &mut right, if one { total } else { total / 2 });
-        *self.inners.get_mut(a)? = left;
+        for (node, mut inner) in [(a, left), (b, right)] {
+            inner.top = inner.largest();
+            *self.inners.get_mut(node)? = inner;
+            inner.children().for_each(|child| self.set_parent(child, level - 1, node));
+        }
+        let row = |node| Some(self.inners.get(node)?.row(node));
+        let (first, second) = (row(a)?, row(b)?);
         if one {
             self.inners.remove(b);
-            return Some((left.row(a), None));
         }
-        *self.inners.get_mut(b)? = right;
-        Some((left.row(a), Some(right.row(b))))
+        Some((first, (!one).then_some(second)))
     }
 }

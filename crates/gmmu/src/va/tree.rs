@@ -1,51 +1,26 @@
 //! The ranges in order: a B+tree whose inner nodes know the largest gap below each child.
 //!
 //! The gap *before* a range belongs to it, so a new range goes into the leaf of its successor, and splitting that gap
-//! changes one leaf. The gap behind the last range is in no node. Nodes are numbers in slabs, values lie in a slab of
-//! their own and never move. Nothing recurses.
+//! changes one leaf. The gap behind the last range is in no node. Nodes are numbers in slabs and know their parent, so
+//! that no way has to be remembered on the way down. Nothing recurses.
 
 use core::ops::Range;
+use core::sync::atomic::{AtomicU32, Ordering};
 
-use super::gap::{Edge, Gap, Sizes};
-use super::node::{larger, Inner, Item, Leaf, Node, MIN, NONE, NO_GUARD};
+use super::gap::{Edge, Gap, Sizes, NO_GAP};
+use super::leaf::{Leaf, Span, Spans, NO_GUARD};
+use super::node::{Inner, MIN, NONE};
 use super::request::InsertError;
 use crate::storage::{NoMemory, Slab};
 
-/// Most levels of inner nodes; with at least [`MIN`] children each, as many as 2^31 leaves need.
-pub(super) const DEPTH: usize = 12;
+/// More levels of inner nodes than there can be: with at least [`MIN`] children each, as many as 2^31 leaves need.
+const LEVELS: usize = 12;
 
 /// Where an entry is; good until the next change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Pos {
     pub(super) leaf: u32,
     pub(super) slot: usize,
-}
-
-/// The way from the root to an entry: inner nodes with the child taken, then the place in a leaf.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Path {
-    pub(super) steps: [(u32, u32); DEPTH],
-    pub(super) depth: usize,
-    /// How many of the steps a search has gone.
-    pub(super) depth_reached: usize,
-    pub(super) pos: Pos,
-}
-
-impl Path {
-    /// The start of a way: `pos.leaf` is the node reached, at first the root.
-    pub(super) fn new(root: u32, depth: usize) -> Self {
-        Self { steps: [(NONE, 0); DEPTH], depth, depth_reached: 0, pos: Pos { leaf: root, slot: 0 } }
-    }
-
-    pub(super) fn step(&self, depth: usize) -> Option<(u32, usize)> {
-        self.steps.get(depth).map(|(node, slot)| (*node, *slot as usize))
-    }
-
-    pub(super) fn set(&mut self, depth: usize, node: u32, slot: usize) {
-        if let (Some(step), Ok(slot)) = (self.steps.get_mut(depth), u32::try_from(slot)) {
-            *step = (node, slot);
-        }
-    }
 }
 
 /// The ranges of an address space, with the gaps between them.
@@ -55,14 +30,17 @@ pub(super) struct Tree<T> {
     /// From where on the nodes know the gap before the first range. What is below is hardly ever asked for, and every
     /// search would stop there.
     pub(super) base: u64,
-    pub(super) leaves: Slab<Leaf, 32>,
+    pub(super) leaves: Slab<Leaf<T>, 32>,
     pub(super) inners: Slab<Inner, 16>,
-    values: Slab<T, 128>,
     /// A leaf where `depth` is 0; no node where there are no ranges.
     pub(super) root: u32,
     pub(super) depth: usize,
     /// The leaf with the last range.
     pub(super) tail: u32,
+    /// The leaf where something was last found. A guess where the next call goes on, mostly an insertion at the place
+    /// found: whoever uses it looks first whether it is right. Atomic, for searches only borrow the tree.
+    pub(super) near: AtomicU32,
+    len: usize,
     /// Insertions that memory was reserved for.
     room: usize,
 }
@@ -75,10 +53,11 @@ impl<T> Tree<T> {
             base,
             leaves: Slab::new(),
             inners: Slab::new(),
-            values: Slab::new(),
             root: NONE,
             depth: 0,
             tail: NONE,
+            near: AtomicU32::new(NONE),
+            len: 0,
             room: 0,
         }
     }
@@ -88,14 +67,13 @@ impl<T> Tree<T> {
         if self.room >= extra {
             return Ok(());
         }
-        let total = self.len().checked_add(extra).ok_or(NoMemory)?;
-        self.values.reserve(extra)?;
+        let total = self.len.checked_add(extra).ok_or(NoMemory)?;
         // An insertion splits at most one node per level. And however ranges come and go, `total` of them never need
         // more nodes than there are with the fewest entries in each.
         let leaves = (total / MIN).saturating_add(1);
         self.leaves.reserve(extra.min(leaves.saturating_sub(self.leaves.len())))?;
         let per_level = extra.saturating_mul(self.depth.saturating_add(1)).saturating_add(1);
-        let inners = (leaves / (MIN - 1)).saturating_add(DEPTH);
+        let inners = (leaves / (MIN - 1)).saturating_add(LEVELS);
         self.inners.reserve(per_level.min(inners.saturating_sub(self.inners.len())))?;
         self.room = extra;
         Ok(())
@@ -106,233 +84,225 @@ impl<T> Tree<T> {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.values.len()
+        self.len
     }
 
     pub(super) fn footprint(&self) -> usize {
-        self.leaves.footprint() + self.inners.footprint() + self.values.footprint()
+        self.leaves.footprint() + self.inners.footprint()
     }
 
-    /// The first entry that ends behind `va`.
-    pub(super) fn seek(&self, va: u64) -> Option<Pos> {
+    #[inline]
+    pub(super) fn spans(&self, leaf: u32) -> Option<&Spans> {
+        self.leaves.get(leaf).map(|leaf| &leaf.spans)
+    }
+
+    /// The leaf that `va` belongs into; `None` where there are no entries.
+    #[inline]
+    fn leaf_of(&self, va: u64) -> Option<u32> {
+        let near = self.near.load(Ordering::Relaxed);
+        if self.spans(near).is_some_and(|spans| spans.covers(va)) {
+            return Some(near);
+        }
         let mut node = self.root;
         for _ in 0..self.depth {
             let inner = self.inners.get(node)?;
             node = inner.child(inner.seek(va))?;
         }
-        let leaf = self.leaves.get(node)?;
-        let slot = leaf.seek(va);
-        (slot < leaf.len()).then_some(Pos { leaf: node, slot })
+        (node != NONE).then_some(node)
     }
 
-    /// The way to the first entry that ends behind `va`, or to the place behind the last entry of all. `None` where
-    /// there are no entries.
-    pub(super) fn descend(&self, va: u64) -> Option<Path> {
-        let mut path = Path::new(self.root, self.depth);
-        for depth in 0..self.depth {
-            let inner = self.inners.get(path.pos.leaf)?;
-            let slot = inner.seek(va);
-            path.set(depth, path.pos.leaf, slot);
-            path.pos.leaf = inner.child(slot)?;
-        }
-        path.pos.slot = self.leaves.get(path.pos.leaf)?.seek(va);
-        Some(path)
+    /// The first entry that ends behind `va`.
+    #[inline]
+    pub(super) fn seek(&self, va: u64) -> Option<Pos> {
+        let leaf = self.leaf_of(va)?;
+        let spans = self.spans(leaf)?;
+        let slot = spans.seek(va);
+        (slot < spans.len()).then_some(Pos { leaf, slot })
     }
 
     pub(super) fn last(&self) -> Option<Pos> {
-        let slot = self.leaves.get(self.tail)?.len().checked_sub(1)?;
+        let slot = self.spans(self.tail)?.len().checked_sub(1)?;
         Some(Pos { leaf: self.tail, slot })
     }
 
     pub(super) fn after(&self, pos: Pos) -> Option<Pos> {
-        let leaf = self.leaves.get(pos.leaf)?;
-        if pos.slot + 1 < leaf.len() {
+        let spans = self.spans(pos.leaf)?;
+        if pos.slot + 1 < spans.len() {
             return Some(Pos { leaf: pos.leaf, slot: pos.slot + 1 });
         }
-        (leaf.next != NONE).then_some(Pos { leaf: leaf.next, slot: 0 })
+        (spans.next != NONE).then_some(Pos { leaf: spans.next, slot: 0 })
     }
 
     pub(super) fn before(&self, pos: Pos) -> Option<Pos> {
         if let Some(slot) = pos.slot.checked_sub(1) {
             return Some(Pos { leaf: pos.leaf, slot });
         }
-        let prev = self.leaves.get(pos.leaf)?.prev;
-        let slot = self.leaves.get(prev)?.len().checked_sub(1)?;
+        let prev = self.spans(pos.leaf)?.prev;
+        let slot = self.spans(prev)?.len().checked_sub(1)?;
         Some(Pos { leaf: prev, slot })
     }
 
     pub(super) fn range(&self, pos: Pos) -> Option<Range<u64>> {
-        let leaf = self.leaves.get(pos.leaf)?;
-        Some(leaf.start(pos.slot)?..leaf.end(pos.slot)?)
+        self.spans(pos.leaf)?.span(pos.slot).map(|span| span.start..span.end)
     }
 
     pub(super) fn value(&self, pos: Pos) -> Option<&T> {
-        self.values.get(self.leaves.get(pos.leaf)?.value(pos.slot)?)
+        self.leaves.get(pos.leaf)?.value(pos.slot)
     }
 
     pub(super) fn value_mut(&mut self, pos: Pos) -> Option<&mut T> {
-        let index = self.leaves.get(pos.leaf)?.value(pos.slot)?;
-        self.values.get_mut(index)
+        self.leaves.get_mut(pos.leaf)?.value_mut(pos.slot)
     }
 
     /// The gap behind the last range.
     pub(super) fn tail_gap(&self) -> Gap {
         let start = Edge { at: self.limits.start, guard: None };
-        let before = self.leaves.get(self.tail).map_or(start, Leaf::last_edge);
+        let before = self.spans(self.tail).map_or(start, |spans| spans.edge_before(spans.len()));
         Gap { before, after: Edge { at: self.limits.end, guard: None } }
     }
 
     /// The gap before the first range, all of it.
     pub(super) fn head_gap(&self) -> Gap {
-        let first = self.seek(0).and_then(|pos| self.leaves.get(pos.leaf)?.gap(pos.slot));
+        let first = self.seek(0).and_then(|pos| self.spans(pos.leaf)?.gap(pos.slot));
         let after = first.map_or(Edge { at: self.limits.end, guard: None }, |gap| gap.after);
         Gap { before: Edge { at: self.limits.start, guard: None }, after }
     }
 
     /// Inserts a range within the limits.
     pub(super) fn insert(&mut self, range: Range<u64>, guard: u32, value: T) -> Result<(), (InsertError, T)> {
-        let path = match self.place(&range) {
-            Ok(path) => path,
+        match self.place(&range) {
+            Ok(pos) => self.put(pos, Span { start: range.start, end: range.end, guard }, value),
             Err(why) => return Err((why, value)),
-        };
-        let index = match self.values.insert_within(value) {
-            Ok(index) => index,
-            Err(value) => return Err((InsertError::NoRoom, value)),
-        };
-        self.put(&path, Item { start: range.start, end: range.end, guard, value: index });
-        self.room = self.room.saturating_sub(1);
+        }
         Ok(())
     }
 
-    /// The way to where `range` belongs, in a leaf that has room for it.
-    fn place(&mut self, range: &Range<u64>) -> Result<Path, InsertError> {
+    /// Where `range` belongs, in a leaf that has room for it.
+    #[inline]
+    fn place(&mut self, range: &Range<u64>) -> Result<Pos, InsertError> {
         loop {
-            let Some(path) = self.descend(range.start) else {
-                if !self.has_room() {
-                    return Err(InsertError::NoRoom);
-                }
-                let leaf = Leaf::new(self.base, NO_GUARD);
-                self.root = self.leaves.insert_within(leaf).map_err(|_| InsertError::NoRoom)?;
-                self.tail = self.root;
+            let Some(leaf) = self.leaf_of(range.start) else {
+                self.plant()?;
                 continue;
             };
-            if let Some(with) = self.range(path.pos).filter(|with| with.start < range.end) {
-                return Err(InsertError::Overlap { with });
+            let spans = self.spans(leaf).ok_or(InsertError::NoRoom)?;
+            let slot = spans.seek(range.start);
+            if let Some(with) = spans.span(slot).filter(|with| with.start < range.end) {
+                return Err(InsertError::Overlap { with: with.start..with.end });
             }
             if !self.has_room() {
                 return Err(InsertError::NoRoom);
             }
-            if self.leaves.get(path.pos.leaf).is_some_and(|leaf| !leaf.is_full()) {
-                return Ok(path);
+            if !spans.is_full() {
+                return Ok(Pos { leaf, slot });
             }
             // Each round changes the shape at one level, so this ends after a few.
-            self.make_room(&path).map_err(|NoMemory| InsertError::NoRoom)?;
+            self.make_room(leaf).map_err(|NoMemory| InsertError::NoRoom)?;
         }
     }
 
-    fn put(&mut self, path: &Path, item: Item) {
-        let Some(leaf) = self.leaves.get_mut(path.pos.leaf) else { return };
-        let slot = path.pos.slot;
-        let gone = leaf.sizes(slot);
-        leaf.insert(slot, item);
-        let added = larger(leaf.sizes(slot), leaf.sizes(slot + 1));
-        self.settle(path, gone, added);
+    /// Makes the first leaf.
+    #[cold]
+    fn plant(&mut self) -> Result<(), InsertError> {
+        if !self.has_room() {
+            return Err(InsertError::NoRoom);
+        }
+        self.root = self.leaves.insert_within(Leaf::new(self.base, NO_GUARD)).map_err(|_| InsertError::NoRoom)?;
+        self.tail = self.root;
+        Ok(())
     }
 
-    /// Brings the rows above a leaf up to date, in which gaps of at most the sizes `gone` gave way to others, the largest
-    /// of them of the sizes `added`.
-    fn settle(&mut self, path: &Path, gone: Sizes, added: Sizes) {
-        let Some((parent, slot)) = path.depth.checked_sub(1).and_then(|depth| path.step(depth)) else { return };
-        let (Some(inner), Some(leaf)) = (self.inners.get(parent), self.leaves.get(path.pos.leaf)) else { return };
-        let mut sizes = inner.sizes(slot);
-        // Where the largest gap went and none as large came, and only there, the others have to be looked at.
-        let lost = sizes.iter().zip(gone.iter().zip(&added)).any(|(size, (gone, added))| gone >= size && added < size);
-        sizes = if lost { leaf.largest() } else { larger(sizes, added) };
-        let last = leaf.last();
-        self.set_row(path, last, sizes);
+    /// Puts a range where there is room for it.
+    #[inline]
+    fn put(&mut self, Pos { leaf: node, slot }: Pos, span: Span, value: T) {
+        let Some(leaf) = self.leaves.get_mut(node) else { return };
+        let gone = leaf.spans.sizes(slot);
+        leaf.insert(slot, span, value);
+        self.len += 1;
+        self.room = self.room.saturating_sub(1);
+        let known = gone != NO_GAP && leaf.spans.is_plain(slot);
+        let come = if known { NO_GAP } else { leaf.spans.sizes_around(slot) };
+        self.settle(node, gone, come);
     }
 
-    /// Sets what the node above a leaf knows of it, and what the nodes above that know, as far as it changes.
-    pub(super) fn set_row(&mut self, path: &Path, mut last: u64, mut sizes: Sizes) {
-        for depth in (0..path.depth).rev() {
-            let Some((node, slot)) = path.step(depth) else { return };
-            let above = depth.checked_sub(1).and_then(|depth| path.step(depth));
-            let above = above.and_then(|(node, slot)| Some(self.inners.get(node)?.sizes(slot)));
-            let Some(inner) = self.inners.get_mut(node) else { return };
-            let old = inner.sizes(slot);
-            if old == sizes && inner.last_of(slot) == last {
-                return;
+    /// Brings a leaf and the nodes above it up to date; see [`Spans::note_sizes`].
+    #[inline]
+    fn settle(&mut self, leaf: u32, gone: Sizes, come: Sizes) {
+        let Some(Leaf { spans, .. }) = self.leaves.get_mut(leaf) else { return };
+        let Some(mut top) = spans.note_sizes(gone, come) else { return };
+        let (mut node, mut parent) = (leaf, spans.parent);
+        while let Some(inner) = self.inners.get_mut(parent) {
+            let Some(above) = inner.note_sizes(inner.slot_of(node), top) else { return };
+            (node, parent, top) = (parent, inner.parent, above);
+        }
+    }
+
+    /// Tells all who know where `leaf` ends that its last range changed.
+    fn settle_end(&mut self, leaf: u32) {
+        let Some(spans) = self.spans(leaf) else { return };
+        let (bound, last, guard, next) = (spans.bound(), spans.last(), spans.last_guard(), spans.next);
+        let (mut node, mut parent) = (leaf, spans.parent);
+        while let Some(inner) = self.inners.get_mut(parent) {
+            if !inner.note_bound(inner.slot_of(node), bound) {
+                break;
             }
-            inner.update(slot, last, sizes);
-            let Some(above) = above else { return };
-            let lost = above.iter().zip(old.iter().zip(&sizes)).any(|(top, (old, size))| old >= top && size < top);
-            sizes = if lost { inner.largest() } else { larger(above, sizes) };
-            last = inner.last();
+            (node, parent) = (parent, inner.parent);
         }
-    }
-
-    /// Recomputes what is known of the leaf of the range that starts at `start`.
-    fn refresh(&mut self, start: u64) {
-        let Some(path) = self.descend(start) else { return };
-        let Some(row) = self.leaves.get(path.pos.leaf).map(|leaf| leaf.row(path.pos.leaf)) else { return };
-        self.set_row(&path, row.last, row.sizes);
-    }
-
-    /// Tells the leaf behind `leaf` that the last range of `leaf` changed.
-    fn tell_next(&mut self, leaf: u32) {
-        let Some((last, guard, next)) = self.leaves.get(leaf).map(|l| (l.last(), l.last_guard(), l.next)) else {
-            return;
-        };
         let Some(behind) = self.leaves.get_mut(next) else { return };
-        (behind.before, behind.before_guard) = (last, guard);
-        if let Some(start) = behind.start(0) {
-            self.refresh(start);
-        }
+        let gone = behind.spans.sizes(0);
+        (behind.spans.before, behind.spans.before_guard) = (last, guard);
+        let come = behind.spans.sizes(0);
+        self.settle(next, gone, come);
     }
 
     /// Removes the range that starts at `start`.
     pub(super) fn remove(&mut self, start: u64) -> Option<(Range<u64>, T)> {
-        let path = self.descend(start)?;
-        let slot = path.pos.slot;
-        let leaf = self.leaves.get_mut(path.pos.leaf)?;
-        let range = leaf.start(slot).filter(|at| *at == start)?..leaf.end(slot)?;
-        let index = leaf.value(slot)?;
-        let gone = larger(leaf.sizes(slot), leaf.sizes(slot + 1));
-        leaf.remove(slot);
-        let (left, merged) = (leaf.len(), leaf.sizes(slot));
-        if left == 0 {
-            self.leaves.remove(self.root);
-            (self.root, self.tail) = (NONE, NONE);
-        } else {
-            self.settle(&path, gone, merged);
-            if slot == left {
-                self.tell_next(path.pos.leaf);
-            }
+        let node = self.leaf_of(start)?;
+        let leaf = self.leaves.get_mut(node)?;
+        let slot = leaf.spans.seek(start);
+        let span = leaf.spans.span(slot).filter(|span| span.start == start)?;
+        let last = slot + 1 == leaf.spans.len();
+        let gone = if !last && leaf.spans.is_plain(slot) { NO_GAP } else { leaf.spans.sizes_around(slot) };
+        let value = leaf.remove(slot)?;
+        let (left, come) = (leaf.spans.len(), leaf.spans.sizes(slot));
+        self.len = self.len.saturating_sub(1);
+        self.settle(node, gone, come);
+        if last {
+            self.settle_end(node);
         }
         if left < MIN {
-            self.fill_up(&path);
+            self.shrink(node, left);
         }
-        Some((range, self.values.remove(index)?))
+        Some((start..span.end, value))
     }
 
-    /// Cuts the range at `pos`'s address `at`, which lies inside it. `f` makes the value of the upper part.
-    pub(super) fn split(&mut self, at: u64, f: impl FnOnce(&mut T, u64) -> T) -> Result<(), NoMemory> {
-        let path = loop {
-            let path = self.descend(at).ok_or(NoMemory)?;
-            if self.leaves.get(path.pos.leaf).is_some_and(|leaf| !leaf.is_full()) {
-                break path;
-            }
-            self.make_room(&path)?;
-        };
-        let slot = path.pos.slot;
-        let item = self.leaves.get(path.pos.leaf).and_then(|leaf| leaf.item(slot)).ok_or(NoMemory)?;
-        let upper = f(self.values.get_mut(item.value).ok_or(NoMemory)?, at.saturating_sub(item.start));
-        let value = self.values.insert_within(upper).map_err(|_| NoMemory)?;
-        if let Some(leaf) = self.leaves.get_mut(path.pos.leaf) {
-            // Both parts touch and stay in one leaf, so that no gap changes.
-            leaf.set_end(slot, at);
-            leaf.insert(slot + 1, Item { start: at, value, ..item });
+    /// Takes care of a leaf with as few ranges as `left`.
+    #[cold]
+    fn shrink(&mut self, node: u32, left: usize) {
+        if left > 0 {
+            return self.fill_up(node);
         }
+        self.leaves.remove(node);
+        (self.root, self.tail) = (NONE, NONE);
+    }
+
+    /// Cuts the range that contains `at` behind its start in two. `f` makes the value of the upper part.
+    pub(super) fn split(&mut self, at: u64, f: impl FnOnce(&mut T, u64) -> T) -> Result<(), NoMemory> {
+        let node = loop {
+            let node = self.leaf_of(at).ok_or(NoMemory)?;
+            if self.spans(node).is_some_and(|spans| !spans.is_full()) {
+                break node;
+            }
+            self.make_room(node)?;
+        };
+        let leaf = self.leaves.get_mut(node).ok_or(NoMemory)?;
+        let slot = leaf.spans.seek(at);
+        let span = leaf.spans.span(slot).ok_or(NoMemory)?;
+        let upper = f(leaf.value_mut(slot).ok_or(NoMemory)?, at.saturating_sub(span.start));
+        // Both parts touch and stay in one leaf, so that no gap changes.
+        leaf.spans.put(slot, Span { end: at, ..span });
+        leaf.insert(slot + 1, Span { start: at, ..span }, upper);
+        self.len += 1;
         self.room = self.room.saturating_sub(1);
         Ok(())
     }
@@ -341,10 +311,14 @@ impl<T> Tree<T> {
     pub(super) fn set_end(&mut self, start: u64, end: u64) {
         let Some(Pos { leaf: node, slot }) = self.seek(start) else { return };
         let Some(leaf) = self.leaves.get_mut(node) else { return };
-        leaf.set_end(slot, end);
-        if slot + 1 == leaf.len() {
-            self.tell_next(node);
+        let Some(span) = leaf.spans.span(slot) else { return };
+        let gone = leaf.spans.sizes(slot + 1);
+        leaf.spans.put(slot, Span { end, ..span });
+        let come = leaf.spans.sizes(slot + 1);
+        if slot + 1 == leaf.spans.len() {
+            self.settle_end(node);
+        } else {
+            self.settle(node, gone, come);
         }
-        self.refresh(start);
     }
 }
