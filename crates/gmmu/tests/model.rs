@@ -3,12 +3,18 @@
 //! Jobs wait, are executed in any order that is allowed (and tried in orders that are not), cancelled and dropped. After
 //! each step the naive map of executed jobs is what the GPU's MMU finds, page by page. `GMMU_SEED` sets the seed,
 //! `GMMU_STEPS` the number of steps; both are printed.
-#![expect(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, reason = "tests")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    clippy::result_large_err,
+    reason = "tests"
+)]
 
 mod common;
 
 use common::{World, DATA, GIB, MIB};
-use gmmu::addr::{PageSize, PhysAddr};
+use gmmu::addr::{PageSize, Pfn, PhysAddr};
 use gmmu::format::{Format, V2, V3};
 use gmmu::vmm::{ExecuteError, Extent, Job, MapRequest, PrepareError};
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,13 +38,31 @@ impl Random {
     }
 }
 
+/// What a mapping maps.
+#[derive(Clone)]
+enum Memory {
+    From(u64),
+    /// Frames of pages of so many bytes.
+    Frames(Vec<Pfn>, u64),
+}
+
+impl Memory {
+    /// Where byte `offset` of the mapping lies.
+    fn at(&self, offset: u64) -> u64 {
+        match self {
+            Self::From(start) => start + offset,
+            Self::Frames(frames, unit) => frames[(offset / unit) as usize].bytes().unwrap() + offset % unit,
+        }
+    }
+}
+
 /// A job that waits, and what it does to the page map.
 struct Waiting {
     job: Job,
     number: u64,
     range: Range<u64>,
-    /// First byte of the memory; `None` for an unmap.
-    to: Option<u64>,
+    /// What it maps; `None` for an unmap.
+    to: Option<Memory>,
     /// Numbers of the jobs before it that are known to be in its way, by overlap of pages alone.
     after: BTreeSet<u64>,
 }
@@ -90,14 +114,23 @@ impl<F: Format> Model<F> {
             DATA + (self.random.below(64) << 21) + if self.random.below(2) == 0 { start & (2 * MIB - 1) } else { 0 };
         let to = to & !((1 << unit) - 1);
         let extents = [Extent { to: PhysAddr::vram(to), bytes }];
-        let request = MapRequest { page, ..MapRequest::extents(&extents).at(start) };
+        let (request, memory) = match page.filter(|_| self.random.below(3) == 0) {
+            // Frames that come late, in any order, some of them twice.
+            Some(page) => {
+                let frame = |n: u64| Pfn::new(((to + (n << unit)) / 4096) & !((1 << (unit - 12)) - 1));
+                let frames = (0..pages).map(|_| frame(self.random.below(pages))).collect();
+                (MapRequest::frames(pages, page), Memory::Frames(frames, 1 << unit))
+            }
+            None => (MapRequest { page, ..MapRequest::extents(&extents) }, Memory::From(to)),
+        };
+        let request = request.at(start);
         let range = start..start + bytes;
         let busy = self.mappings.iter().any(|(&at, &end)| at < range.end && range.start < end);
         match self.world.prepare(&request) {
             Ok(job) => {
                 assert!(!busy, "{range:x?} was free for the library and not for the model");
                 self.mappings.insert(range.start, range.end);
-                self.enter(job, range, Some(to));
+                self.enter(job, range, Some(memory));
             }
             Err(PrepareError::Busy { .. }) => assert!(busy, "{range:x?} was busy for the library alone"),
             Err(other) => panic!("{other}"),
@@ -115,7 +148,7 @@ impl<F: Format> Model<F> {
         self.enter(job, start..end, None);
     }
 
-    fn enter(&mut self, job: Job, range: Range<u64>, to: Option<u64>) {
+    fn enter(&mut self, job: Job, range: Range<u64>, to: Option<Memory>) {
         self.prepared += 1;
         let meets = |other: &&Waiting| other.range.start < range.end && range.start < other.range.end;
         let after = self.waiting.iter().filter(meets).map(|other| other.number).collect();
@@ -129,13 +162,20 @@ impl<F: Format> Model<F> {
         let index = self.random.below(self.waiting.len() as u64) as usize;
         let Waiting { job, number, range, to, after } = self.waiting.remove(index);
         let earliest = self.waiting.iter().all(|other| other.number > number);
-        match job.execute(&mut self.world.mmio) {
+        let executed = match &to {
+            Some(Memory::Frames(frames, _)) => {
+                let ready = job.with_frames(frames).map_err(|(_, why)| why).unwrap();
+                ready.execute(&mut self.world.mmio).map_err(|failed| (failed.job.into_job(), failed.why))
+            }
+            _ => job.execute(&mut self.world.mmio).map_err(|failed| (failed.job, failed.why)),
+        };
+        match executed {
             Ok(receipt) => {
                 let blocked = self.waiting.iter().any(|other| after.contains(&other.number));
                 assert!(!blocked, "job {number} overtook one on the same pages");
                 for va in range.clone().step_by(4096) {
-                    match to {
-                        Some(to) => self.pages.insert(va, to + (va - range.start)),
+                    match &to {
+                        Some(to) => self.pages.insert(va, to.at(va - range.start)),
                         None => self.pages.remove(&va),
                     };
                 }
@@ -143,11 +183,11 @@ impl<F: Format> Model<F> {
                 self.world.notes.tell(self.world.mmio.bar0());
                 self.check(&range);
             }
-            Err(failed) => {
-                assert_eq!(failed.why, ExecuteError::NotYet);
+            Err((job, why)) => {
+                assert_eq!(why, ExecuteError::NotYet);
                 assert!(!earliest, "the oldest job has nobody to wait for");
                 self.refused += 1;
-                self.waiting.push(Waiting { job: failed.job, number, range, to, after });
+                self.waiting.push(Waiting { job, number, range, to, after });
                 self.waiting.sort_by_key(|waiting| waiting.number);
             }
         }
