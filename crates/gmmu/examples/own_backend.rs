@@ -59,10 +59,10 @@ impl TableMemory for Memory {
 }
 
 impl Invalidator for Memory {
-    fn submit(&mut self, what: &Invalidate) -> Result<Ticket, DeviceError> {
+    fn submit(&mut self, what: &Invalidate) -> Result<Option<Ticket>, DeviceError> {
         self.invalidates += 1;
         println!("invalidate {} {:?}, acknowledge {:?}", what.pdb, what.depth, what.ack);
-        Ok(Ticket(self.invalidates))
+        Ok(Some(Ticket(self.invalidates)))
     }
     fn poll(&mut self, _: Ticket) -> Result<Poll, DeviceError> {
         Ok(Poll::Done)

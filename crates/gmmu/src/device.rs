@@ -356,12 +356,12 @@ pub enum Poll {
 
 /// What makes the GPU forget cached translations.
 pub trait Invalidator {
-    /// Starts `what`. Where an earlier one still runs, waits for that one first, within a bound.
+    /// Starts `what`, unless an earlier invalidate still runs: then nothing was started, and the caller asks again. Never
+    /// waits.
     ///
     /// # Errors
-    /// [`DeviceError::Timeout`], [`Gone`](DeviceError::Gone) or the back end's own: nothing was started, and the
-    /// caller still owes the invalidate.
-    fn submit(&mut self, what: &Invalidate) -> Result<Ticket, DeviceError>;
+    /// [`DeviceError::Gone`] or the back end's own: nothing was started, and the caller still owes the invalidate.
+    fn submit(&mut self, what: &Invalidate) -> Result<Option<Ticket>, DeviceError>;
 
     /// Looks once whether the invalidate `ticket` is done.
     ///

@@ -11,7 +11,7 @@ use crate::device::{
 use crate::fb::{self, FbError};
 use crate::pramin::Window;
 use crate::regs;
-use crate::tlb::{Limits, Tlb};
+use crate::tlb::Tlb;
 
 /// A card reached through BAR0 alone.
 #[derive(Debug)]
@@ -53,14 +53,7 @@ impl<B: Bar0 + Clock> Mmio<B> {
         let chip = Chip::identify(boot_0, boot_42)?;
         let register = chip.window.ok_or(ProbeError::NoWindow(chip.name))?;
         let vram_bytes = fb::vram_bytes(&mut bar0, chip)?;
-        Ok(Self { bar0, chip, window: Window::new(register, vram_bytes), tlb: Tlb::default(), gone: None })
-    }
-
-    /// Sets how long an earlier invalidate may take before a new one gives up.
-    #[must_use]
-    pub const fn with_limits(mut self, limits: Limits) -> Self {
-        self.tlb.limits = limits;
-        self
+        Ok(Self { bar0, chip, window: Window::new(register, vram_bytes), tlb: Tlb::new(), gone: None })
     }
 
     /// What the card is.
@@ -105,7 +98,10 @@ impl<B: Bar0 + Clock> Mmio<B> {
     pub fn read_vram(&mut self, at: u64, width: Width) -> Result<u64, DeviceError> {
         self.alive(|mmio| {
             let (offset, _) = mmio.reach(TableAddr::vram(at), u64::from(width.bytes()))?;
-            mmio.bar0.read(offset, width)
+            match width {
+                Width::W64 if !mmio.bar0.has_64bit() => read_split(&mut mmio.bar0, offset),
+                width => mmio.bar0.read(offset, width),
+            }
         })
     }
 
@@ -116,7 +112,10 @@ impl<B: Bar0 + Clock> Mmio<B> {
     pub fn write_vram(&mut self, at: u64, width: Width, value: u64) -> Result<(), DeviceError> {
         self.alive(|mmio| {
             let (offset, _) = mmio.reach(TableAddr::vram(at), u64::from(width.bytes()))?;
-            mmio.bar0.write(offset, width, value)
+            match width {
+                Width::W64 if !mmio.bar0.has_64bit() => write_split(&mut mmio.bar0, offset, value),
+                width => mmio.bar0.write(offset, width, value),
+            }
         })
     }
 
@@ -246,7 +245,7 @@ impl<B: Bar0 + Clock> TableMemory for Mmio<B> {
 }
 
 impl<B: Bar0 + Clock> Invalidator for Mmio<B> {
-    fn submit(&mut self, what: &Invalidate) -> Result<Ticket, DeviceError> {
+    fn submit(&mut self, what: &Invalidate) -> Result<Option<Ticket>, DeviceError> {
         self.alive(|mmio| mmio.tlb.submit(&mut mmio.bar0, what))
     }
 

@@ -1,8 +1,8 @@
 //! Making the GPU forget translations: the MMU invalidate registers.
 //!
-//! One invalidate runs at a time. [`Tlb::submit`] waits for the one before, names the page directory and pulls the
-//! trigger; [`Tlb::poll`] looks once whether the trigger has cleared. Every wait has two limits, time and polls, and a
-//! wait that hits one leaves the debt with the caller. Sources: `NV_VIRTUAL_FUNCTION_PRIV_MMU_INVALIDATE*`, `dev_vm.h`.
+//! One invalidate runs at a time. [`Tlb::submit`] names the page directory and pulls the trigger where none runs;
+//! [`Tlb::poll`] looks once whether the trigger has cleared. Neither waits. Whoever does uses [`wait`], which has two limits,
+//! time and polls, and leaves the debt with the caller where it hits one. Sources: `NV_VIRTUAL_FUNCTION_PRIV_MMU_INVALIDATE*`, `dev_vm.h`.
 
 use crate::addr::TableAddr;
 use crate::chip::is_not_there;
@@ -66,8 +66,6 @@ pub fn wait<D: Clock>(
 /// The invalidate registers of one GPU, as far as this owner knows them. A lock around it is the caller's business.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tlb {
-    /// Limits of the wait for an invalidate that runs already.
-    pub limits: Limits,
     submitted: u64,
     done: u64,
 }
@@ -75,27 +73,28 @@ pub struct Tlb {
 impl Tlb {
     /// Registers that nobody has used yet.
     #[must_use]
-    pub const fn new(limits: Limits) -> Self {
-        Self { limits, submitted: 0, done: 0 }
+    pub const fn new() -> Self {
+        Self { submitted: 0, done: 0 }
     }
 
-    /// Starts `what`, after the invalidate that may still run.
+    /// Starts `what`, unless an earlier invalidate still runs, ours or anybody's: then nothing was started.
     ///
-    /// Costs one read more than the polls of that wait, and three writes.
+    /// Costs a read, and three writes.
     ///
     /// # Errors
-    /// [`DeviceError::Timeout`], [`Gone`](DeviceError::Gone), [`Unaligned`](DeviceError::Unaligned) (4 KiB),
+    /// [`DeviceError::Gone`], [`Poison`](DeviceError::Poison), [`Unaligned`](DeviceError::Unaligned) (4 KiB),
     /// [`OutOfRange`](DeviceError::OutOfRange) for a directory that the registers cannot name: nothing was started.
-    pub fn submit<D: Bar0 + Clock>(&mut self, device: &mut D, what: &Invalidate) -> Result<Ticket, DeviceError> {
+    pub fn submit<B: Bar0>(&mut self, bar0: &mut B, what: &Invalidate) -> Result<Option<Ticket>, DeviceError> {
         let [pdb, upper] = pdb_words(what.pdb)?;
-        let limits = self.limits;
-        wait(device, limits, regs::NV_VIRTUAL_FUNCTION_PRIV_MMU_INVALIDATE, |device| idle(device))?;
+        if !idle(bar0)? {
+            return Ok(None);
+        }
         self.done = self.submitted;
-        device.write32(regs::NV_VIRTUAL_FUNCTION_PRIV_MMU_INVALIDATE_PDB, pdb)?;
-        device.write32(regs::NV_VIRTUAL_FUNCTION_PRIV_MMU_INVALIDATE_UPPER_PDB, upper)?;
-        device.write32(regs::NV_VIRTUAL_FUNCTION_PRIV_MMU_INVALIDATE, command_word(what))?;
+        bar0.write32(regs::NV_VIRTUAL_FUNCTION_PRIV_MMU_INVALIDATE_PDB, pdb)?;
+        bar0.write32(regs::NV_VIRTUAL_FUNCTION_PRIV_MMU_INVALIDATE_UPPER_PDB, upper)?;
+        bar0.write32(regs::NV_VIRTUAL_FUNCTION_PRIV_MMU_INVALIDATE, command_word(what))?;
         self.submitted += 1;
-        Ok(Ticket(self.submitted))
+        Ok(Some(Ticket(self.submitted)))
     }
 
     /// Looks once whether `ticket` is done. Costs a read, or nothing where that is known.

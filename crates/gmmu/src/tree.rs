@@ -8,6 +8,7 @@ use crate::device::TablePool;
 use crate::format::{Format, Level, BIG_TABLE, SMALL_TABLE};
 use crate::storage::{List, NoMemory, Slab};
 use core::marker::PhantomData;
+use core::ops::Range;
 
 /// Bytes that every directory takes, the small roots too: Blackwell reads whole cache lines of them.
 pub(crate) const DIRECTORY_BYTES: u64 = 4096;
@@ -85,6 +86,8 @@ pub(crate) struct Directory {
     used: u16,
     /// Whether an acknowledged job has linked it. Until then every job that needs it does.
     pub(crate) linked: bool,
+    /// The job that made it, by its number: numbers of directories are reused, those of jobs are not.
+    pub(crate) made_by: u64,
 }
 
 /// A table of 4K or 64K leaves.
@@ -129,7 +132,7 @@ impl<F: Format> Tree<F> {
     pub(crate) fn new(at: TableAddr) -> Result<Self, NoMemory> {
         let mut tree = Self { directories: Slab::new(), tables: Slab::new(), root: 0, format: PhantomData };
         tree.directories.reserve(1)?;
-        tree.root = tree.insert_directory(at, Place { directory: 0, slot: 0 })?;
+        tree.root = tree.insert_directory(at, 0, Place { directory: 0, slot: 0 })?;
         if let Some(root) = tree.directories.get_mut(tree.root) {
             root.linked = true;
         }
@@ -202,17 +205,17 @@ impl<F: Format> Tree<F> {
     }
 
     /// Adds a directory at `place`, which is empty. Room for it is made here.
-    pub(crate) fn add_directory(&mut self, at: TableAddr, place: Place) -> Result<u32, NoMemory> {
+    pub(crate) fn add_directory(&mut self, at: TableAddr, made_by: u64, place: Place) -> Result<u32, NoMemory> {
         self.directories.reserve(1)?;
-        let n = self.insert_directory(at, place)?;
+        let n = self.insert_directory(at, made_by, place)?;
         self.set(place, Child::Directory(n));
         Ok(n)
     }
 
-    fn insert_directory(&mut self, at: TableAddr, place: Place) -> Result<u32, NoMemory> {
+    fn insert_directory(&mut self, at: TableAddr, made_by: u64, place: Place) -> Result<u32, NoMemory> {
         let children = [Packed::EMPTY; 512];
         let Place { directory: parent, slot } = place;
-        let directory = Directory { at, children, parent, slot, used: 0, linked: false };
+        let directory = Directory { at, children, parent, slot, used: 0, linked: false, made_by };
         self.directories.insert_within(directory).map_err(|_| NoMemory)
     }
 
@@ -224,9 +227,9 @@ impl<F: Format> Tree<F> {
         Ok(n)
     }
 
-    /// Says that a job has linked this directory.
-    pub(crate) fn mark_linked(&mut self, n: u32) {
-        if let Some(directory) = self.directories.get_mut(n) {
+    /// Says that a job has linked directory `n`, if it is still the one that job `made_by` made.
+    pub(crate) fn mark_linked(&mut self, n: u32, made_by: u64) {
+        if let Some(directory) = self.directories.get_mut(n).filter(|directory| directory.made_by == made_by) {
             directory.linked = true;
         }
     }
@@ -255,18 +258,32 @@ impl<F: Format> Tree<F> {
         }
     }
 
-    /// Takes away the directories on the way to `va` that nobody needs: empty, and never linked.
-    pub(crate) fn prune<P: TablePool>(&mut self, va: u64, pool: &mut P) {
-        let mut lowest = (0..=dual_level::<F>()).rev().find_map(|level| self.find(level, va));
-        while let Some(n) = lowest {
-            let Some(place) = self.parent(n) else { return };
-            match self.directories.get(n) {
-                Some(directory) if directory.used == 0 && !directory.linked => {}
-                _ => return,
+    /// Gives all tables to the pool, the root only where `root` says so.
+    pub(crate) fn free_all<P: TablePool>(&mut self, pool: &mut P, root: bool) {
+        for slot in 0..512 {
+            let place = Place { directory: self.root, slot };
+            let child = self.set(place, Child::Empty);
+            self.free(child, Half::Big, pool);
+        }
+        if root {
+            self.free(Child::Directory(self.root), Half::Big, pool);
+        }
+    }
+
+    /// Takes away the directories on the way to `va` that are empty, were never linked, and that nobody else will link:
+    /// `needed` is asked with the addresses of each and the job that made it.
+    pub(crate) fn prune<P: TablePool>(&mut self, va: u64, pool: &mut P, needed: impl Fn(Range<u64>, u64) -> bool) {
+        for n in (1..=dual_level::<F>()).rev() {
+            let Some(number) = self.find(n, va) else { continue };
+            let (Some(directory), Some(place)) = (self.directories.get(number), self.parent(number)) else { return };
+            let bytes = level::<F>(n).span() << level::<F>(n).bits;
+            let start = va & !(bytes - 1);
+            let used = directory.used > 0 || directory.linked;
+            if used || needed(start..start.saturating_add(bytes), directory.made_by) {
+                return;
             }
             let child = self.set(place, Child::Empty);
             self.free(child, Half::Big, pool);
-            lowest = Some(place.directory);
         }
     }
 

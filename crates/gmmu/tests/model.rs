@@ -3,13 +3,7 @@
 //! Jobs wait, are executed in any order that is allowed (and tried in orders that are not), cancelled and dropped. After
 //! each step the naive map of executed jobs is what the GPU's MMU finds, page by page. `GMMU_SEED` sets the seed,
 //! `GMMU_STEPS` the number of steps; both are printed.
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::cast_possible_truncation,
-    clippy::result_large_err,
-    reason = "tests"
-)]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, reason = "tests")]
 
 mod common;
 

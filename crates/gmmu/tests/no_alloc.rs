@@ -48,9 +48,9 @@ impl TableMemory for Counter {
 }
 
 impl Invalidator for Counter {
-    fn submit(&mut self, _: &Invalidate) -> Result<Ticket, DeviceError> {
+    fn submit(&mut self, _: &Invalidate) -> Result<Option<Ticket>, DeviceError> {
         self.invalidates += 1;
-        Ok(Ticket(self.invalidates))
+        Ok(Some(Ticket(self.invalidates)))
     }
     fn poll(&mut self, _: Ticket) -> Result<Poll, DeviceError> {
         Ok(Poll::Done)

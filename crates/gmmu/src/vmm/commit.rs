@@ -1,15 +1,15 @@
 //! The end of jobs: committed, cancelled, or swept up after whoever let them go; and the end of a space.
 
 use super::execute::Flush;
-use super::job::{ExecuteError, Job, Receipt, State, Token};
-use super::plan::{next_table, Dropped, Holdings};
+use super::job::{Job, Receipt, State, Token};
+use super::plan::{Dropped, Holdings};
 use super::record::{Change, Record};
 use super::space::{Mapping, Vmm};
-use super::undo::{remap_mirror, unmap_mirror};
+use super::undo::{hang_back, prune, remap_mirror, unmap_piece};
 use crate::device::{Acknowledge, Depth, DeviceError, Hardware, Invalidate, Run, TablePool};
 use crate::format::Format;
 use crate::storage::NoMemory;
-use crate::tree::{dual_level, Child, Half, DIRECTORY_BYTES};
+use crate::tree::DIRECTORY_BYTES;
 use core::ops::Range;
 
 /// Why a job or receipt was not taken. It comes back whole, nothing was changed.
@@ -28,6 +28,18 @@ pub enum CommitError {
     /// No memory to put back what it had taken out of the books.
     #[error(transparent)]
     NoMemory(#[from] NoMemory),
+}
+
+/// Why a space was not closed. It comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CloseError {
+    /// Jobs are still open.
+    #[error("jobs of this address space are still open: execute and commit, or cancel them")]
+    Busy,
+    /// The device failed; call again.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
 }
 
 impl<F: Format> Vmm<F> {
@@ -109,8 +121,15 @@ impl<F: Format> Vmm<F> {
     ) {
         // One piece after the other: nothing is allocated on the way back.
         while let Some(piece) = self.take_piece(range) {
-            unmap_mirror(&mut self.tree, pool, number, [piece].iter(), done, &held.dropped);
+            unmap_piece(&mut self.tree, pool, number, &piece, done);
         }
+        hang_back(&mut self.tree, &held.dropped);
+        // A directory is still needed where another open job works below it: that one links it, or has.
+        let jobs = &self.jobs;
+        prune(&mut self.tree, pool, range, |span, made_by| {
+            let others = jobs.iter().filter(|(_, record)| record.number != number && record.number >= made_by);
+            others.into_iter().any(|(_, other)| other.range.start < span.end && span.start < other.range.end)
+        });
         for &table in held.spare.iter() {
             pool.give(table, DIRECTORY_BYTES);
         }
@@ -120,8 +139,8 @@ impl<F: Format> Vmm<F> {
     pub(super) fn close_job<P: TablePool>(&mut self, pool: &mut P, index: u32) -> Range<u64> {
         let Some(record) = self.jobs.remove(index) else { return 0..0 };
         record.progress.set(State::Closed);
-        if matches!(record.change, Change::Map) {
-            self.mark_linked(&record.range);
+        for &(number, made_by) in record.held.linked.iter() {
+            self.tree.mark_linked(number, made_by);
         }
         for Dropped { child, half, .. } in record.held.dropped.iter() {
             self.tree.free(*child, *half, pool);
@@ -130,18 +149,6 @@ impl<F: Format> Vmm<F> {
             pool.give(table, DIRECTORY_BYTES);
         }
         record.range
-    }
-
-    fn mark_linked(&mut self, range: &Range<u64>) {
-        for n in 1..=dual_level::<F>() {
-            let mut va = range.start;
-            while va < range.end {
-                if let Some(number) = self.tree.find(n, va) {
-                    self.tree.mark_linked(number);
-                }
-                va = next_table::<F>(n, va);
-            }
-        }
     }
 
     /// Sees to jobs whose owner has gone: unbegun ones are taken back, executed ones committed.
@@ -162,24 +169,27 @@ impl<F: Format> Vmm<F> {
         }
     }
 
-    /// Unlinks everything and gives every table back to `pool`, the root too.
+    /// Unlinks everything and gives every table back to `pool`; the root too, where [`create`](Self::create) took it.
+    /// Jobs that were lost half-way end here: nothing can be reached any more, and what they held is given back too.
     ///
     /// # Errors
-    /// The space and why, where a job is still open, or the device failed: nothing was given back then.
+    /// The space and why: [`CloseError::Busy`], and nothing was changed; or [`CloseError::Device`], and the space takes
+    /// nothing but another `close`, for the GPU may not reach its mappings any more.
     #[expect(clippy::result_large_err, reason = "the space comes back by value")]
     pub fn close<H: Hardware, P: TablePool>(
         mut self,
         hardware: &mut H,
         pool: &mut P,
-    ) -> Result<(), (Self, ExecuteError)> {
+    ) -> Result<(), (Self, CloseError)> {
         self.sweep(pool);
-        if !self.jobs.is_empty() {
-            return Err((self, ExecuteError::NotYet));
+        if self.jobs.iter().any(|(_, record)| record.state() != State::Lost) {
+            return Err((self, CloseError::Busy));
         }
         let what =
             Invalidate { pdb: self.pdb, depth: Depth::UpToPde4, scope: self.scope(), ack: Acknowledge::Globally };
         let mut flush = Flush::new(what);
         let root = Run { first: 0, step: 0, count: 512 };
+        self.closing = true;
         let unlinked: Result<(), DeviceError> = hardware
             .write_run(self.pdb, root)
             .and_then(|()| hardware.drain())
@@ -187,8 +197,11 @@ impl<F: Format> Vmm<F> {
         if let Err(why) = unlinked {
             return Err((self, why.into()));
         }
-        let root = self.tree.root();
-        self.tree.free(Child::Directory(root), Half::Big, pool);
+        for _ in 0..self.jobs.len() {
+            let first = self.jobs.iter().next().map(|(index, _)| index);
+            first.map(|index| self.close_job(pool, index));
+        }
+        self.tree.free_all(pool, self.owns_root);
         Ok(())
     }
 }

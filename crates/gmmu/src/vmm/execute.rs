@@ -139,30 +139,21 @@ impl Flush {
         Self { what, ticket: None }
     }
 
-    /// Starts the invalidate, once.
-    ///
-    /// # Errors
-    /// The device's; the invalidate is still due.
-    pub fn submit<I: Invalidator>(&mut self, invalidator: &mut I) -> Result<(), DeviceError> {
-        if self.ticket.is_none() {
-            self.ticket = Some(invalidator.submit(&self.what)?);
-        }
-        Ok(())
-    }
-
-    /// Starts the invalidate where that is still due, and looks once whether it is done.
+    /// Starts the invalidate where that is still due and none runs, and looks once whether it is done. Never waits.
     ///
     /// # Errors
     /// The device's; the invalidate is still due, or still running.
     pub fn poll<I: Invalidator>(&mut self, invalidator: &mut I) -> Result<Poll, DeviceError> {
-        self.submit(invalidator)?;
+        if self.ticket.is_none() {
+            self.ticket = invalidator.submit(&self.what)?;
+        }
         match self.ticket {
             Some(ticket) => invalidator.poll(ticket),
             None => Ok(Poll::Pending),
         }
     }
 
-    /// Starts the invalidate and waits for it, within `limits`.
+    /// Starts the invalidate and waits for it, and for one that runs already, within `limits`.
     ///
     /// # Errors
     /// The device's; the debt stays, and calling again goes on with it.

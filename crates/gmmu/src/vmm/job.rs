@@ -72,12 +72,26 @@ pub enum ExecuteError {
     /// A job that this one builds on was dropped. Cancel this one.
     #[error("a job that this one builds on was abandoned or lost: cancel this one and prepare it anew")]
     PredecessorLost,
+    /// The round was not written yet.
+    #[error("there is nothing to flush: write the round first")]
+    NotWritten,
     /// The frames of the mapping are still missing.
     #[error("the mapping was prepared without frames: give them with `with_frames`")]
     FramesMissing,
     /// The device failed. What it failed at can be tried again.
     #[error(transparent)]
     Device(#[from] DeviceError),
+}
+
+/// What a flush has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flushed {
+    /// The invalidate still runs, or waits for another to end.
+    Pending,
+    /// This round is done; another is to be written.
+    NextRound,
+    /// All rounds are done.
+    Done,
 }
 
 /// Why frames do not fit a prepared mapping. The job is whole.
@@ -112,6 +126,9 @@ pub enum FramesError {
         /// The first frame that is not there.
         end: u64,
     },
+    /// Entries may have been written with other frames already: go on with the [`Ready`] that came back.
+    #[error("the job was begun with other frames")]
+    Begun,
     /// The mapping has its memory already.
     #[error("the mapping was prepared with its memory, and takes no frames")]
     NotWanted,
@@ -230,6 +247,9 @@ impl Job {
 
     fn check_frames(&self, frames: &[Pfn]) -> Result<(), FramesError> {
         let Some(Late { pages, page, end }) = self.late else { return Err(FramesError::NotWanted) };
+        if self.state() != State::Prepared {
+            return Err(FramesError::Begun);
+        }
         if frames.len() as u64 != pages {
             return Err(FramesError::Count { given: frames.len(), wanted: pages });
         }
@@ -256,32 +276,38 @@ impl Job {
         self.write_round(memory, &[])
     }
 
-    /// Flushes the current round: starts its invalidate and waits for it. Says whether that was the last round.
+    /// Flushes the current round: starts its invalidate and waits for it.
     ///
     /// # Errors
-    /// [`ExecuteError::Device`]: the invalidate is still owed, and calling again goes on with it.
-    pub fn flush<H: Hardware>(&mut self, hardware: &mut H) -> Result<bool, ExecuteError> {
+    /// [`ExecuteError::NotWritten`]; [`ExecuteError::Device`]: the invalidate is still owed, and calling again goes on
+    /// with it.
+    pub fn flush<H: Hardware>(&mut self, hardware: &mut H) -> Result<Flushed, ExecuteError> {
         let limits = self.limits;
-        if let Some(round) = self.rounds.get_mut(self.round).filter(|_| self.written) {
-            round.flush.finish(hardware, limits)?;
-            self.next_round();
-        }
-        Ok(self.round >= self.rounds.len())
+        let Some(flush) = self.owed()? else { return Ok(Flushed::Done) };
+        flush.finish(hardware, limits)?;
+        Ok(self.next_round())
     }
 
-    /// The same as [`flush`](Self::flush) without waiting: starts the invalidate where that is still due, and looks
-    /// once.
+    /// The same as [`flush`](Self::flush) without waiting: starts the invalidate where that is still due and none runs,
+    /// and looks once.
     ///
     /// # Errors
     /// As [`flush`](Self::flush).
-    pub fn poll_flush<I: Invalidator>(&mut self, invalidator: &mut I) -> Result<Poll, ExecuteError> {
-        if let Some(round) = self.rounds.get_mut(self.round).filter(|_| self.written) {
-            if round.flush.poll(invalidator)? == Poll::Pending {
-                return Ok(Poll::Pending);
-            }
-            self.next_round();
+    pub fn poll_flush<I: Invalidator>(&mut self, invalidator: &mut I) -> Result<Flushed, ExecuteError> {
+        let Some(flush) = self.owed()? else { return Ok(Flushed::Done) };
+        match flush.poll(invalidator)? {
+            Poll::Pending => Ok(Flushed::Pending),
+            Poll::Done => Ok(self.next_round()),
         }
-        Ok(if self.round >= self.rounds.len() { Poll::Done } else { Poll::Pending })
+    }
+
+    /// The invalidate of the current round; `None` where all rounds are done.
+    fn owed(&mut self) -> Result<Option<&mut Flush>, ExecuteError> {
+        let written = self.written;
+        match self.rounds.get_mut(self.round) {
+            Some(_) if !written => Err(ExecuteError::NotWritten),
+            round => Ok(round.map(|round| &mut round.flush)),
+        }
     }
 
     /// Writes and flushes every round.
@@ -348,12 +374,14 @@ impl Job {
         Ok(())
     }
 
-    fn next_round(&mut self) {
+    fn next_round(&mut self) -> Flushed {
         self.written = false;
         self.round += 1;
-        if self.round >= self.rounds.len() {
-            self.token.progress.set(State::Acknowledged);
+        if self.round < self.rounds.len() {
+            return Flushed::NextRound;
         }
+        self.token.progress.set(State::Acknowledged);
+        Flushed::Done
     }
 }
 
@@ -391,8 +419,26 @@ impl Ready<'_> {
     ///
     /// # Errors
     /// [`ExecuteError::Device`].
-    pub fn flush<H: Hardware>(&mut self, hardware: &mut H) -> Result<bool, ExecuteError> {
+    pub fn flush<H: Hardware>(&mut self, hardware: &mut H) -> Result<Flushed, ExecuteError> {
         self.job.flush(hardware)
+    }
+
+    /// Flushes without waiting; see [`Job::poll_flush`].
+    ///
+    /// # Errors
+    /// As [`Job::poll_flush`].
+    pub fn poll_flush<I: Invalidator>(&mut self, invalidator: &mut I) -> Result<Flushed, ExecuteError> {
+        self.job.poll_flush(invalidator)
+    }
+
+    /// The receipt of a job whose every round is flushed; see [`Job::finish`].
+    ///
+    /// # Errors
+    /// The job and its frames, where a round is still to do.
+    #[expect(clippy::result_large_err, reason = "the job comes back by value: boxing it would allocate")]
+    pub fn finish(self) -> Result<Receipt, Self> {
+        let frames = self.frames;
+        self.job.finish().map_err(|job| Self { job, frames })
     }
 
     /// Writes and flushes every round; see [`Job::execute`].

@@ -28,9 +28,9 @@ mod undo;
 mod unmap;
 
 #[cfg(feature = "alloc")]
-pub use commit::CommitError;
+pub use commit::{CloseError, CommitError};
 #[cfg(feature = "alloc")]
-pub use job::{ExecuteError, Failed, FramesError, Job, Ready, Receipt, State};
+pub use job::{ExecuteError, Failed, Flushed, FramesError, Job, Ready, Receipt, State};
 #[cfg(feature = "alloc")]
 pub use request::{Backing, Extent, MapRequest, Piece, Place, PrepareError};
 #[cfg(feature = "alloc")]

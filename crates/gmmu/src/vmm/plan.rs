@@ -7,7 +7,7 @@ use super::execute::{Source, Write};
 use super::job::{push_write, OwnedRound};
 use super::request::{Piece, Pieces, PrepareError};
 use crate::addr::{PageSize, PhysAddr, TableAddr};
-use crate::device::{Acknowledge, Depth, Invalidate, Run, Scope, TablePool};
+use crate::device::{Acknowledge, Depth, DeviceError, Invalidate, Run, Scope, TablePool};
 use crate::format::{Format, Leaf, Link, Pte, Slot, BIG_TABLE, DUAL_SHIFT, SMALL_TABLE};
 use crate::storage::List;
 use crate::tree::{dual_level, entry_slot, half_slot, level, Child, Half, Place, Tree, DIRECTORY_BYTES};
@@ -31,6 +31,8 @@ pub(super) struct Holdings {
     /// Domains whose structure the job changes.
     pub(super) owned: List<Range<u64>>,
     pub(super) dropped: List<Dropped>,
+    /// Directories that the job links: their numbers, and which job made them.
+    pub(super) linked: List<(u32, u64)>,
     /// Tables that are linked for one round only.
     pub(super) spare: List<TableAddr>,
 }
@@ -142,6 +144,11 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
 
     fn take(&mut self, bytes: u64) -> Result<TableAddr, PrepareError> {
         let at = self.pool.take(bytes, self.near)?;
+        if self.main.flush.what.scope == Scope::HubOnly && !at.is_vram() {
+            // A BAR access that has to read its tables from the bus would wait for itself.
+            self.pool.give(at, bytes);
+            return Err(DeviceError::WrongAperture { at }.into());
+        }
         self.near = Some(at);
         Ok(at)
     }
@@ -168,7 +175,8 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
                 let place = Place { directory, slot: entry_slot::<F>(n, va) };
                 directory = match self.tree.child(place) {
                     Child::Directory(next) => next,
-                    _ => self.add_directory(place)?,
+                    Child::Empty => self.add_directory(place)?,
+                    Child::Leaf | Child::Table(_) => return Err(PrepareError::Busy { with: range }),
                 };
             }
             va = next_table::<F>(lowest, va);
@@ -178,7 +186,7 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
 
     fn add_directory(&mut self, place: Place) -> Result<u32, PrepareError> {
         let at = self.take(DIRECTORY_BYTES)?;
-        let added = self.tree.add_directory(at, place);
+        let added = self.tree.add_directory(at, self.job, place);
         let number = self.keep(at, DIRECTORY_BYTES, added)?;
         self.initialise(at, 0, 512, 0)?;
         Ok(number)
@@ -370,7 +378,13 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
         let n = leaf_level::<F>(page);
         let level = level::<F>(n);
         let dual = level.entry_bytes == 16;
-        let before = if self.tables_first && page == PageSize::Size512M { Some(self.invalid_tables()?) } else { None };
+        let before = if self.tables_first && page == PageSize::Size512M {
+            // The leaf takes those tables out again, and they are freed.
+            self.main.flush.what.ack = Acknowledge::Globally;
+            Some(self.invalid_tables()?)
+        } else {
+            None
+        };
         let mut va = range.start;
         while va < range.end {
             let end = range.end.min(next_table::<F>(n, va));
@@ -454,8 +468,10 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
             let mut va = range.start;
             while va < range.end {
                 if let Some(number) = self.tree.find(n, va) {
-                    let unlinked = self.tree.directory(number).filter(|directory| !directory.linked).map(|d| d.at);
-                    if let (Some(at), Some(place)) = (unlinked, self.tree.parent(number)) {
+                    let unlinked = self.tree.directory(number).filter(|directory| !directory.linked);
+                    let unlinked = unlinked.map(|directory| (directory.at, directory.made_by));
+                    if let (Some((at, made_by)), Some(place)) = (unlinked, self.tree.parent(number)) {
+                        self.held.linked.push((number, made_by))?;
                         let word = F::encode_link(Slot::Pde, &Link::table(at))?;
                         self.link(place, word, level::<F>(n - 1).depth)?;
                     }

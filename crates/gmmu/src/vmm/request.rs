@@ -3,7 +3,7 @@
 use crate::addr::{Aperture, PageSize, PhysAddr};
 use crate::chip::PageSizes;
 use crate::device::{DeviceError, NoTableMemory};
-use crate::format::{EncodeError, Flags, Kind};
+use crate::format::{EncodeError, Flags, Kind, MmuVersion};
 use crate::storage::NoMemory;
 use crate::va::VaError;
 use core::ops::Range;
@@ -49,7 +49,7 @@ pub struct MapRequest<'a> {
     pub place: Place,
     /// What.
     pub backing: Backing<'a>,
-    /// The page size; `None` takes the largest that fits, piece by piece.
+    /// The page size; `None` takes the largest that fits, piece by piece. Frames that come late have their own.
     pub page: Option<PageSize>,
     /// Surface kind.
     pub kind: Kind,
@@ -104,6 +104,14 @@ impl<'a> MapRequest<'a> {
         Self { flags, ..self }
     }
 
+    /// The page size that was asked for. Frames that come late have the one that they were announced with.
+    pub(crate) const fn page_size(&self) -> Option<PageSize> {
+        match self.backing {
+            Backing::Late { page, .. } => Some(page),
+            Backing::Extents(_) => self.page,
+        }
+    }
+
     /// Length in bytes; `None` on overflow.
     pub(crate) fn bytes(&self) -> Option<u64> {
         match self.backing {
@@ -149,6 +157,19 @@ pub enum PrepareError {
         /// Bytes of video memory.
         limit: u64,
     },
+    /// The space was made for another format than the chip has.
+    #[error("{chip} has MMU {mmu}, not {wanted}")]
+    WrongFormat {
+        /// The chip.
+        chip: &'static str,
+        /// Its format.
+        mmu: MmuVersion,
+        /// The format of the space.
+        wanted: MmuVersion,
+    },
+    /// The space is being closed.
+    #[error("the address space is being closed")]
+    Closing,
     /// A page size that the chip does not have.
     #[error("{chip} has no {page} pages, only {has}")]
     NoSuchPage {
@@ -243,7 +264,7 @@ pub(crate) struct Pieces<'a> {
 impl<'a> Pieces<'a> {
     pub(crate) fn new(request: &MapRequest<'a>, va: u64, sizes: PageSizes) -> Self {
         let smallest = smallest_page(request.kind);
-        Self { va, backing: request.backing, offset: 0, page: request.page, sizes, smallest }
+        Self { va, backing: request.backing, offset: 0, page: request.page_size(), sizes, smallest }
     }
 
     /// Page size and length of the piece that starts here. The address, the memory and what is left are multiples of the
@@ -328,10 +349,7 @@ pub(crate) fn check(
     if bytes == 0 {
         return Err(PrepareError::Empty);
     }
-    let page = match request.backing {
-        Backing::Late { page, .. } => Some(page),
-        Backing::Extents(_) => request.page,
-    };
+    let page = request.page_size();
     if let Some(page) = page {
         if !sizes.has(page) {
             return Err(PrepareError::NoSuchPage { page, chip, has: sizes });

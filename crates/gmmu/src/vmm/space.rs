@@ -87,6 +87,10 @@ pub struct Vmm<F: Format> {
     pub(super) tree: Tree<F>,
     pub(super) va: VaSpace<Piece>,
     pub(super) jobs: Slab<Record, 8>,
+    /// Whether the root came from the pool.
+    pub(super) owns_root: bool,
+    /// Whether a `close` was begun: the tables may be unlinked.
+    pub(super) closing: bool,
     pub(super) next_job: u64,
 }
 
@@ -133,29 +137,38 @@ impl<F: Format> Vmm<F> {
         pool: &mut P,
     ) -> Result<Self, PrepareError> {
         let pdb = pool.take(DIRECTORY_BYTES, None)?;
-        let made = Self::with_root(config, memory, pdb);
-        if made.is_err() {
-            pool.give(pdb, DIRECTORY_BYTES);
+        match Self::with_root(config, memory, pdb) {
+            Ok(vmm) => Ok(Self { owns_root: true, ..vmm }),
+            Err(why) => {
+                pool.give(pdb, DIRECTORY_BYTES);
+                Err(why)
+            }
         }
-        made
     }
 
     /// Makes an empty address space with its root at `pdb`, 4 KiB of memory that nothing else uses, and clears all of
     /// it: the caller keeps the memory's ownership.
     ///
     /// # Errors
-    /// [`PrepareError::Unaligned`], [`NoMemory`](PrepareError::NoMemory), [`Device`](PrepareError::Device).
+    /// [`PrepareError::Unaligned`], [`WrongFormat`](PrepareError::WrongFormat), [`Encode`](PrepareError::Encode) where the
+    /// format cannot name all of the memory, [`NoMemory`](PrepareError::NoMemory), [`Device`](PrepareError::Device).
     pub fn with_root<M: TableMemory>(
         config: SpaceConfig,
         memory: &mut M,
         pdb: TableAddr,
     ) -> Result<Self, PrepareError> {
         super::request::aligned("root address", pdb.raw(), PAGE_BYTES)?;
+        if config.chip.mmu != F::VERSION {
+            return Err(PrepareError::WrongFormat { chip: config.chip.name, mmu: config.chip.mmu, wanted: F::VERSION });
+        }
+        // What the format can name to the last page, frames that come late need not be asked about one by one.
+        let last_page = config.vram_bytes.saturating_sub(1) & !(PAGE_BYTES - 1);
+        F::encode_pte(&Pte::Leaf(Leaf::new(PhysAddr::vram(last_page))))?;
         let va = VaSpace::new(0..1 << F::VA_BITS).map_err(PrepareError::NoVa)?;
         let tree = Tree::new(pdb)?;
         memory.write_run(pdb, Run { first: 0, step: 0, count: 512 })?;
         memory.order()?;
-        Ok(Self { pdb, config, tree, va, jobs: Slab::new(), next_job: 1 })
+        Ok(Self { pdb, config, tree, va, jobs: Slab::new(), owns_root: false, closing: false, next_job: 1 })
     }
 
     /// The top table.
@@ -193,7 +206,7 @@ impl<F: Format> Vmm<F> {
         pool: &'a mut P,
         request: &MapRequest<'_>,
     ) -> Result<Plan<'a, F, P>, PrepareError> {
-        self.sweep(pool);
+        self.open(pool)?;
         let chip = self.config.chip;
         let bytes = check(request, chip.page_sizes, chip.name, self.config.vram_bytes)?;
         let base = Leaf { to: PhysAddr::vram(0), kind: request.kind, flags: request.flags, comptag: 0 };
@@ -235,8 +248,13 @@ impl<F: Format> Vmm<F> {
         pool: &'a mut P,
         range: Range<u64>,
     ) -> Result<Plan<'a, F, P>, PrepareError> {
-        self.sweep(pool);
+        self.open(pool)?;
         let pieces = self.pieces_to_unmap(&range)?;
+        // What lies before the first and behind the last piece is nobody's business.
+        let range = match (pieces.first(), pieces.last()) {
+            (Some((first, _)), Some((last, _))) => first.start..last.end,
+            _ => range,
+        };
         let what = Invalidate { pdb: self.pdb, depth: Depth::PteOnly, scope: self.scope(), ack: Acknowledge::Globally };
         // Room to put them back, where the rest of the plan fails.
         self.va.reserve(pieces.len())?;
@@ -344,6 +362,15 @@ impl<F: Format> Vmm<F> {
         }
     }
 
+    /// Sees to jobs whose owner has gone, and refuses where the space is being closed.
+    fn open<P: TablePool>(&mut self, pool: &mut P) -> Result<(), PrepareError> {
+        if self.closing {
+            return Err(PrepareError::Closing);
+        }
+        self.sweep(pool);
+        Ok(())
+    }
+
     pub(super) const fn scope(&self) -> Scope {
         match self.config.used_by {
             Use::Channel => Scope::All,
@@ -356,7 +383,7 @@ impl<F: Format> Vmm<F> {
         let limit = self.va.limits().end;
         let smallest = smallest_page(request.kind).bytes();
         let wish = VaRequest::new(bytes);
-        let wish = request.page.map_or(wish.clone(), |page| wish.align(page.bytes()));
+        let wish = request.page_size().map_or(wish.clone(), |page| wish.align(page.bytes()));
         let mut window = match &request.place {
             Place::At(va) => {
                 let end = va.checked_add(bytes).ok_or(PrepareError::Overflow)?;

@@ -9,30 +9,33 @@ use crate::format::Format;
 use crate::tree::{dual_level, entry_slot, half_slot, level, Child, Half, Place, Tree};
 use core::ops::Range;
 
-/// Takes back the mirror's account of mapped `pieces` as far as it goes (`done`): tables that job `job` made are given
-/// to the pool, and so are directories that are left empty and were never linked.
-pub(super) fn unmap_mirror<'p, F: Format, P: TablePool>(
+/// Takes one mapped piece back out of the mirror, as far as it is counted there (`done`). Leaf tables that job `job` made
+/// are given to the pool.
+pub(super) fn unmap_piece<F: Format, P: TablePool>(
     tree: &mut Tree<F>,
     pool: &mut P,
     job: u64,
-    pieces: impl Iterator<Item = &'p (Range<u64>, Piece)> + Clone,
+    (range, piece): &(Range<u64>, Piece),
     done: u64,
-    dropped: &[Dropped],
 ) {
-    for (range, piece) in pieces.clone() {
-        match piece.page {
-            PageSize::Size4K => leaves(tree, pool, job, Half::Small, range, done),
-            PageSize::Size64K => leaves(tree, pool, job, Half::Big, range, done),
-            page => large(tree, page, range, Child::Leaf, Child::Empty),
-        }
+    match piece.page {
+        PageSize::Size4K => leaves(tree, pool, job, Half::Small, range, done),
+        PageSize::Size64K => leaves(tree, pool, job, Half::Big, range, done),
+        page => large(tree, page, range, Child::Leaf, Child::Empty),
     }
-    hang_back(tree, dropped);
-    for (range, _) in pieces {
-        let mut va = range.start;
-        while va < range.end {
-            tree.prune(va, pool);
-            va = next_table::<F>(dual_level::<F>(), va);
-        }
+}
+
+/// Gives the directories over `range` to the pool that are left empty and that nobody has linked or will.
+pub(super) fn prune<F: Format, P: TablePool>(
+    tree: &mut Tree<F>,
+    pool: &mut P,
+    range: &Range<u64>,
+    needed: impl Fn(Range<u64>, u64) -> bool,
+) {
+    let mut va = range.start;
+    while va < range.end {
+        tree.prune(va, pool, &needed);
+        va = next_table::<F>(dual_level::<F>(), va);
     }
 }
 
@@ -102,7 +105,7 @@ fn large<F: Format>(tree: &mut Tree<F>, page: PageSize, range: &Range<u64>, from
 }
 
 /// Hangs dropped tables back to where they were.
-fn hang_back<F: Format>(tree: &mut Tree<F>, dropped: &[Dropped]) {
+pub(super) fn hang_back<F: Format>(tree: &mut Tree<F>, dropped: &[Dropped]) {
     for Dropped { place, child, .. } in dropped.iter().rev() {
         tree.set(*place, *child);
     }

@@ -72,11 +72,15 @@ impl<'a, F: Format> Unplanner<'a, F> {
     fn close_domain(&mut self) -> Result<(), PrepareError> {
         let Some(domain) = self.domain.take() else { return Ok(()) };
         // The big table first: whether it stays decides what the small one leaves behind.
-        for half in Half::BOTH {
-            let cleared = core::mem::take(&mut self.clearing[half as usize]);
-            if cleared.entries > 0 {
-                self.clear(domain, half, &cleared)?;
+        let [big, small] = core::mem::take(&mut self.clearing);
+        let counted = self.table(domain, Half::Big).map(|(_, number)| number);
+        self.clear(domain, Half::Big, &big)?;
+        if let Err(why) = self.clear(domain, Half::Small, &small) {
+            // Half a domain is none: what the big table lost is counted back, and a dropped table is hung back later.
+            if let Some(table) = counted.and_then(|number| self.tree.table_mut(number)) {
+                table.used += u16::try_from(big.entries).unwrap_or(0);
             }
+            return Err(why);
         }
         self.done = domain + DOMAIN_BYTES;
         Ok(())
@@ -84,6 +88,9 @@ impl<'a, F: Format> Unplanner<'a, F> {
 
     /// Drops the table where that leaves nothing and is less to write, or clears its entries.
     fn clear(&mut self, domain: u64, half: Half, cleared: &Clearing) -> Result<(), PrepareError> {
+        if cleared.entries == 0 {
+            return Ok(());
+        }
         let Some((place, number)) = self.table(domain, half) else { return Ok(()) };
         let Some((at, used)) = self.tree.table(number).map(|table| (table.at, u64::from(table.used))) else {
             return Ok(());
