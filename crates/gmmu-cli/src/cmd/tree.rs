@@ -22,7 +22,8 @@ Examples:
   gmmu tree --file vram.img --chip gh100 --root 0x10000
   gmmu tree --file vram.img --mmu v2 --root 0x10000 --json
 
-A table that several entries point to is shown under each of them, but read once.
+A table that several entries point to is shown under each of them, but read
+once. Where the output was cut short, ? are numbers that are not known.
 Exit code 1: the output was cut short.";
 
 /// Arguments of `gmmu tree`.
