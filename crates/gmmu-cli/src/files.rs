@@ -8,11 +8,14 @@ use crate::console::Console;
 use crate::exit::{Exit, Failure};
 
 /// Writes `path` with `fill`. The old file stays as it is until the new one is complete on the disk; after a failure
-/// nothing is left behind.
+/// nothing is left behind. A symlink stays one: its target is what is written.
 ///
 /// # Errors
-/// What `fill` returns, or a failure that names the file.
+/// What `fill` returns, or a failure that names the file. Whatever is there and no file, such as a device or a FIFO, is
+/// refused: a rename would put a file in its place.
 pub fn write_whole(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> Result<(), Failure>) -> Result<(), Failure> {
+    let target = target(path)?;
+    let path = target.as_path();
     let (beside, file) = create_beside(path).map_err(|error| unwritable(path, &error))?;
     let written = fill_and_sync(file, path, fill)
         .and_then(|()| fs::rename(&beside, path).map_err(|error| unwritable(path, &error)));
@@ -72,6 +75,33 @@ fn text_of(path: &Path, source: io::Result<impl Read>) -> Result<String, Failure
     })
 }
 
+/// Where a file that is written as `path` really lies: the end of its symlinks.
+fn target(path: &Path) -> Result<PathBuf, Failure> {
+    match fs::metadata(path) {
+        Ok(there) if there.is_dir() => Err(unwritable(path, &io::Error::from(io::ErrorKind::IsADirectory))),
+        Ok(there) if !there.is_file() => {
+            Err(Failure::input(format_args!("{}: is no regular file, and stays as it is", path.display()))
+                .hint("give the name of a file, new or old: it is written beside its place, and renamed into it"))
+        }
+        _ if !path.is_symlink() => Ok(path.to_owned()),
+        Ok(_) => fs::canonicalize(path).map_err(|error| unwritable(path, &error)),
+        Err(error) => Err(unwritable(path, &error).hint("this is a symlink whose target cannot be found")),
+    }
+}
+
+/// Whether two names are the same file, or will be once it is written.
+#[must_use]
+pub fn same(one: &Path, other: &Path) -> bool {
+    let place = |path: &Path| {
+        if let Ok(real) = fs::canonicalize(path) {
+            return Some(real);
+        }
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Some(fs::canonicalize(folder).ok()?.join(path.file_name()?))
+    };
+    one == other || place(one).is_some_and(|one| place(other) == Some(one))
+}
+
 /// The failure for a file that cannot be written; a missing permission has an exit code of its own.
 #[must_use]
 pub fn unwritable(path: &Path, error: &io::Error) -> Failure {
@@ -86,9 +116,6 @@ fn create_beside(path: &Path) -> io::Result<(PathBuf, File)> {
     let Some(name) = path.file_name() else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "this is not the name of a file"));
     };
-    if path.is_dir() {
-        return Err(io::Error::from(io::ErrorKind::IsADirectory));
-    }
     let mut last = io::Error::from(io::ErrorKind::AlreadyExists);
     for attempt in 0..16 {
         let mut beside = std::ffi::OsString::from(".");
@@ -145,6 +172,53 @@ mod tests {
         assert!(lost.what().contains("no/such/folder: cannot be written"), "{lost}");
         assert!(write_whole(&folder, |_| Ok(())).is_err(), "a folder is no file");
         assert!(names(&folder).is_empty());
+        fs::remove_dir_all(folder).expect("removes");
+    }
+
+    #[test]
+    fn names_of_one_file_are_known_before_it_exists() {
+        let folder = folder("same");
+        let (plain, round) =
+            (folder.join("new"), folder.join("../").join(folder.file_name().expect("a name")).join("new"));
+        assert!(same(&plain, &round) && same(&plain, &plain) && !same(&plain, &folder.join("other")));
+        assert!(same(Path::new("./no-such-file"), Path::new("no-such-file")));
+        fs::remove_dir_all(folder).expect("removes");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_symlink_stays_and_its_target_is_written() {
+        let (folder, elsewhere) = (folder("link"), folder("link-target"));
+        let (link, target) = (folder.join("link"), elsewhere.join("image"));
+        std::os::unix::fs::symlink(&target, &link).expect("links");
+        let lost = write_whole(&link, |_| Ok(())).expect_err("the link leads nowhere");
+        assert_eq!((lost.exit(), lost.hint_line().is_some()), (Exit::Input, true), "{lost}");
+        fs::write(&target, b"old").expect("writes");
+        write_whole(&link, |file| Ok(file.write_all(b"new")?)).expect("writes");
+        assert!(link.is_symlink());
+        assert_eq!(fs::read(&target).expect("reads"), b"new");
+        assert_eq!((names(&folder), names(&elsewhere)), (vec!["link".to_owned()], vec!["image".to_owned()]));
+        fs::remove_dir_all(folder).expect("removes");
+        fs::remove_dir_all(elsewhere).expect("removes");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_file_is_not_replaced() {
+        use std::os::unix::fs::FileTypeExt;
+
+        let folder = folder("nodes");
+        let socket = folder.join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("binds");
+        let link = folder.join("link");
+        std::os::unix::fs::symlink("/dev/null", &link).expect("links");
+        for path in [socket.as_path(), &link, Path::new("/dev/null")] {
+            let refused = write_whole(path, |_| Ok(())).expect_err("this is no file");
+            assert_eq!((refused.exit(), refused.hint_line().is_some()), (Exit::Input, true), "{refused}");
+        }
+        assert!(fs::metadata(&socket).expect("is there").file_type().is_socket());
+        assert!(fs::metadata("/dev/null").expect("is there").file_type().is_char_device());
+        assert_eq!(names(&folder).len(), 2, "nothing is left behind");
         fs::remove_dir_all(folder).expect("removes");
     }
 }

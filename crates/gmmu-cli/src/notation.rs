@@ -177,6 +177,32 @@ impl fmt::Display for RoughSize {
     }
 }
 
+/// A number of bytes for people, always with a unit: `1G`, `16.25K`, `300 B`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bytes(pub u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.0 >> 10, self.0 % 1024) {
+            (0, bytes) => write!(f, "{bytes} B"),
+            (_, 0) => Size(self.0).fmt(f),
+            // Hundredths of a KiB, not rounded up: tables come in multiples of 256 bytes, which this says exactly.
+            (kib, rest) => write!(f, "{kib}.{:02}K", rest * 100 / 1024),
+        }
+    }
+}
+
+/// A number of things, with the word for one or for many: `1 page`, `2 pages`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counted(pub u64, pub &'static str, pub &'static str);
+
+impl fmt::Display for Counted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(count, one, many) = self;
+        write!(f, "{count} {}", if *count == 1 { one } else { many })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -226,6 +252,16 @@ mod tests {
         {
             assert_eq!(Size(bytes).to_string(), text);
         }
+    }
+
+    #[test]
+    fn bytes_always_have_a_unit() {
+        for (bytes, text) in [(0, "0 B"), (300, "300 B"), (16_640, "16.25K"), (1025, "1.00K"), (96 << 30, "96G")] {
+            assert_eq!(Bytes(bytes).to_string(), text);
+        }
+        assert_eq!(Bytes(u64::MAX).to_string(), "18014398509481983.99K");
+        let pages = [0, 1, 2].map(|count| Counted(count, "page", "pages").to_string());
+        assert_eq!(pages, ["0 pages", "1 page", "2 pages"]);
     }
 
     #[test]

@@ -69,10 +69,28 @@ fn most_faults_are_said_to_be_the_programs_own_first() {
 #[test]
 fn many_faults_are_cut_and_said_to_be() {
     let line = LOG.lines().nth(1).unwrap();
-    let log = format!("{line}\n").repeat(10_001);
+    let log: String = (0..10_001).map(|n| line.replace("04027000", &format!("{n:05x}000")) + "\n").collect();
     let ran = gmmu_with(&["fault", "-", "--json"], log.as_bytes());
     assert_eq!((ran.code, &ran.json()["truncated"]), (1, &json!(true)));
-    assert!(ran.err.contains("more than 10000 faults"), "{}", ran.err);
+    assert!(ran.err.contains("more than 10000 different faults"), "{}", ran.err);
+}
+
+#[test]
+fn one_fault_that_fills_the_log_is_counted_and_keeps_no_other_out() {
+    let (first, other) = (LOG.lines().nth(1).unwrap(), LOG.lines().nth(2).unwrap());
+    let log = format!("{first}\n").repeat(300_000) + other + "\n";
+    let ran = gmmu_with(&["fault", "-", "--json"], log.as_bytes());
+    let report = ran.json();
+    assert_eq!((ran.code, &report["truncated"]), (0, &json!(false)));
+    let faults: Vec<_> = report["faults"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| json!([one["line"], one["count"], one["last_line"]]))
+        .collect();
+    assert_eq!(faults, [json!([1, 300_000, 300_000]), json!([300_001, 1, 300_001])]);
+    let text = gmmu_with(&["fault", "-"], log.as_bytes()).out;
+    assert!(text.contains("300001 times in all, up to line 300001, 2 pages from"), "{text}");
 }
 
 #[test]

@@ -18,8 +18,8 @@ Examples:
   gmmu dump --file tables.gmmu
   gmmu capture --file tables.gmmu --root compute -o compute.gmmu
 
-A snapshot holds the words of page tables and nothing else of the memory, and knows its chip and its top tables. Every
-command that takes --file reads it.";
+A snapshot holds the words of page tables and nothing else of the memory, and
+knows its chip and its top tables. Every command that takes --file reads it.";
 
 /// Arguments of `gmmu capture`.
 #[derive(Debug, clap::Args)]

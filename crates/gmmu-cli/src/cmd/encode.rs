@@ -113,7 +113,7 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
 }
 
 fn encode<F: Format>(args: &Args) -> Result<Vec<u64>, Failure> {
-    check_options(args)?;
+    check_options::<F>(args)?;
     let refused = |error: EncodeError| match (args.to, error) {
         // The error has the frame number only.
         (Some(Goal::Memory(to)), EncodeError::TooWide(..)) => Failure::usage(format_args!("{to}: {error}")),
@@ -145,7 +145,7 @@ fn encode<F: Format>(args: &Args) -> Result<Vec<u64>, Failure> {
 }
 
 /// Refuses options that the entry would have no use for, rather than drop them in silence.
-fn check_options(args: &Args) -> Result<(), Failure> {
+fn check_options<F: Format>(args: &Args) -> Result<(), Failure> {
     let name = args.entry.name();
     if args.entry != Entry::Dual && (args.big.is_some() || args.small.is_some()) {
         return Err(Failure::usage(format_args!("--big and --small are for dual entries, not for a {name}")));
@@ -160,6 +160,11 @@ fn check_options(args: &Args) -> Result<(), Failure> {
     }
     if matches!(args.page, Some(PageChoice::Auto | PageChoice::Size(PageSize::Size4K | PageSize::Size64K))) {
         return Err(Failure::usage("a huge entry has a page of 2M, 512M or 256G").hint("smaller pages are --entry pte"));
+    }
+    if let (Entry::Huge, Some(PageChoice::Size(page))) = (args.entry, args.page)
+        && !F::LEVELS.iter().any(|level| level.leaf == Some(page))
+    {
+        return Err(Failure::usage(format_args!("MMU {} has no leaf of {page}", F::VERSION.name())));
     }
     let is_leaf = matches!(args.entry, Entry::Pte | Entry::Huge) && matches!(args.to, Some(Goal::Memory(_)));
     if !is_leaf && (args.kind.is_some() || !args.flags.is_empty()) {

@@ -55,7 +55,7 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
     }
     console.show(&report)?;
     if report.truncated() {
-        console.note(format_args!("the log holds more than {FAULTS_MAX} faults; the rest was not read"));
+        console.note(format_args!("the log holds more than {FAULTS_MAX} different faults; the rest was not read"));
         return Ok(Exit::Negative);
     }
     Ok(Exit::Done)

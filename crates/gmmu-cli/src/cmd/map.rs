@@ -1,20 +1,24 @@
 //! `gmmu map`: builds an address space on a software GPU, and verifies every page through the GPU's own MMU.
 
+mod memory;
+
 use std::path::PathBuf;
 
-use gmmu::addr::{Aperture, PAGE_BYTES, PageSize, Pfn, PhysAddr};
+use gmmu::addr::{PAGE_BYTES, PageSize, PhysAddr};
 use gmmu::format::{Flags, Format, Kind};
 use gmmu::vmm::{Extent, Job, MapRequest, Receipt, Use, Vmm};
 use gmmu_sim::AccessKind;
 use serde::Serialize;
 
-use crate::console::{Console, GOOD, SCHEMA, STRONG, View};
+use memory::Memory;
+
+use crate::console::{BAD, Console, GOOD, SCHEMA, STRONG, View};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::machine::{CountsView, FindingView, Machine, ModelArgs, SpaceView, engine, write_vram};
-use crate::notation::{self, PageChoice, Size, Text};
+use crate::notation::{self, Address, Bytes, Counted, PageChoice, Text, Word};
 use crate::num::number;
 use crate::progress::Progress;
-use crate::ranges::{Mapped, RangeView};
+use crate::ranges::{self, RangeView};
 use crate::scan::{Barren, Scan, Space};
 use crate::with_format;
 
@@ -25,8 +29,10 @@ Examples:
   gmmu map --size 1G --page 4K --scatter 7 --json
   gmmu map --size 16M --flags ro,vol --vram-out vram.img --keep
 
-Everything runs on a model: no GPU is needed or touched. Exit code 1: a page was wrong, or the sanitizer found
-something.";
+Chips: tu102 tu104 tu106 tu116 tu117 ga100 ga102 ga102f ga103 ga104 ga106 ga107
+ad102 ad103 ad104 ad106 ad107 gh100 gb100 gb102 gb110 gb112 gb202 gb203 gb205
+gb206 gb207. Everything runs on a model: no GPU is needed or touched.
+Exit code 1: a page was wrong, or the sanitizer found something.";
 
 /// Every 4 KiB is looked up, whatever the page size.
 const PAGE_STEP: usize = 4096;
@@ -91,6 +97,9 @@ struct Report {
     counts: CountsView,
     tables: usize,
     verified_pages: u64,
+    /// The first page that is not as it should be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wrong: Option<String>,
     root: Text<gmmu::addr::TableAddr>,
     spaces: Vec<SpaceView>,
     findings: Vec<FindingView>,
@@ -130,120 +139,49 @@ fn run_on<F: Format>(args: &Args, console: &mut Console<'_>) -> Outcome {
     machine.gpu().reset_counts();
     let range = map(args, &memory, &mut machine, &mut vmm)?;
     let counts = CountsView::from(machine.gpu().counts());
+    let report = conclude(args, console, &mut machine, &mut vmm, &Mapped { memory, range, counts })?;
+    console.show(&report)?;
+    let failed = report.wrong.is_some() || report.findings.iter().any(FindingView::counts);
+    Ok(if failed { Exit::Negative } else { Exit::Done })
+}
 
-    let mut progress = Progress::new(console.terminal(), "verifying", Some(args.size / PAGE_BYTES));
-    let wrong = verify(&mut machine, &vmm, range.start, args, &memory, &mut progress);
+/// What was mapped, and where.
+struct Mapped {
+    memory: Memory,
+    range: std::ops::Range<u64>,
+    counts: CountsView,
+}
+
+/// Verifies the mapping, writes the files, unmaps, and verifies that. Stops at the first page that is wrong, but never
+/// before the files are written: they are the evidence.
+fn conclude<F: Format>(
+    args: &Args,
+    console: &Console<'_>,
+    machine: &mut Machine,
+    vmm: &mut Vmm<F>,
+    mapped: &Mapped,
+) -> Result<Report, Failure> {
+    let pages = args.size / PAGE_BYTES;
+    let mut progress = Progress::new(console.terminal(), "verifying", Some(pages));
+    let verified = verify(machine, vmm, mapped, args, &mut progress);
     drop(progress);
-    let mut report = report(args, &mut machine, &vmm, counts)?;
-    report.verified_pages = args.size / PAGE_BYTES;
-    if let Some(wrong) = wrong {
-        console.show(&report)?;
-        return Err(Failure::new(Exit::Negative, wrong));
-    }
     if let Some(path) = &args.vram_out {
         write_vram(machine.gpu(), path)?;
     }
     if let Some(path) = &args.snapshot {
         machine.snapshot(path, std::iter::once(("map", vmm.pdb())))?;
     }
-    if !args.keep {
+    let mut report = report(args, machine, vmm, mapped.counts)?;
+    (report.verified_pages, report.wrong) = (verified.pages, verified.wrong);
+    if !args.keep && report.wrong.is_none() {
         machine.gpu().reset_counts();
-        unmap(&mut machine, &mut vmm, range.clone())?;
+        unmap(machine, vmm, mapped.range.clone())?;
         report.unmap_counts = Some(machine.gpu().counts().into());
-        let mut progress = Progress::new(console.terminal(), "verifying the unmap", Some(args.size / PAGE_BYTES));
-        if let Some(wrong) = verify_gone(&mut machine, &vmm, range, &mut progress) {
-            return Err(Failure::new(Exit::Negative, wrong));
-        }
+        let mut progress = Progress::new(console.terminal(), "verifying the unmap", Some(pages));
+        report.wrong = verify_gone(machine, vmm, mapped.range.clone(), &mut progress);
     }
     report.findings = machine.findings();
-    console.show(&report)?;
-    Ok(if report.findings.iter().any(FindingView::counts) { Exit::Negative } else { Exit::Done })
-}
-
-/// The memory to map.
-enum Memory {
-    Contiguous(u64),
-    /// One frame a page.
-    Frames(Vec<Pfn>),
-}
-
-impl Memory {
-    /// Checks the options that belong together.
-    fn choose(args: &Args) -> Result<MemoryPlan, Failure> {
-        let page = args.page_size();
-        let unit = page.map_or(PAGE_BYTES, PageSize::bytes);
-        if args.size == 0 || !args.size.is_multiple_of(unit) {
-            return Err(Failure::usage(format_args!(
-                "--size {}: not a positive multiple of the page size {}",
-                Size(args.size),
-                Size(unit)
-            )));
-        }
-        match args.pa {
-            Some(pa) if pa.aperture != Aperture::Vram => {
-                Err(Failure::usage(format_args!("--pa {pa}: only video memory can be mapped yet"))
-                    .hint("--pa vram:ADDR"))
-            }
-            Some(pa) => Ok(MemoryPlan { unit, at: Some(pa.raw) }),
-            None => Ok(MemoryPlan { unit, at: None }),
-        }
-    }
-
-    /// Where byte `offset` of the mapping lies.
-    fn at(&self, offset: u64, unit: u64) -> u64 {
-        match self {
-            Self::Contiguous(start) => start + offset,
-            Self::Frames(frames) => {
-                let frame = usize::try_from(offset / unit).ok().and_then(|n| frames.get(n));
-                frame.and_then(|frame| frame.bytes()).unwrap_or(0) + offset % unit
-            }
-        }
-    }
-}
-
-/// Memory that is to be taken: at an address, or wherever the allocator likes.
-struct MemoryPlan {
-    unit: u64,
-    at: Option<u64>,
-}
-
-impl MemoryPlan {
-    fn take(&self, args: &Args, machine: &mut Machine) -> Result<Memory, Failure> {
-        let start = match self.at {
-            Some(at) => at,
-            // As aligned as the largest page that the size can use.
-            None => {
-                let sizes = args.model.chip.page_sizes;
-                let fitting = sizes.iter().map(PageSize::bytes).filter(|bytes| *bytes <= args.size);
-                let align = fitting.max().unwrap_or(PAGE_BYTES).min(PageSize::Size512M.bytes()).max(self.unit);
-                machine.take_data(args.size, align)?.start().raw()
-            }
-        };
-        let Some(seed) = args.scatter else { return Ok(Memory::Contiguous(start)) };
-        if start % self.unit != 0 {
-            return Err(Failure::usage(format_args!("--pa vram:{start:#x}: not a multiple of the page size")));
-        }
-        let mut frames: Vec<Pfn> = (0..args.size / self.unit)
-            .map(|n| start.checked_add(n * self.unit).map(|at| Pfn::new(at / PAGE_BYTES)))
-            .collect::<Option<_>>()
-            .ok_or_else(|| Failure::usage("the memory ends beyond 64 bits"))?;
-        shuffle(&mut frames, seed);
-        Ok(Memory::Frames(frames))
-    }
-}
-
-/// Puts `list` into an order that `seed` alone decides (splitmix64).
-fn shuffle<T>(list: &mut [T], seed: u64) {
-    let mut state = seed;
-    for n in (1..list.len()).rev() {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = state;
-        word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        word ^= word >> 31;
-        let other = word % (n as u64 + 1);
-        list.swap(n, usize::try_from(other).unwrap_or(n));
-    }
+    Ok(report)
 }
 
 impl Args {
@@ -317,28 +255,44 @@ fn unmap<F: Format>(machine: &mut Machine, vmm: &mut Vmm<F>, range: std::ops::Ra
     Ok(())
 }
 
-/// Looks every 4 KiB up as an engine would. Says what is wrong with the first page that is.
+/// How far a verification came.
+struct Verified {
+    /// Pages of 4 KiB that are right.
+    pages: u64,
+    /// What is wrong with the next one; none where all are right.
+    wrong: Option<String>,
+}
+
+/// Looks every 4 KiB up as an engine would, up to the first that is wrong.
 fn verify<F: Format>(
     machine: &mut Machine,
     vmm: &Vmm<F>,
-    va: u64,
+    mapped: &Mapped,
     args: &Args,
-    memory: &Memory,
     progress: &mut Progress,
-) -> Option<String> {
+) -> Verified {
     let client = engine(vmm);
+    let va = mapped.range.start;
     let unit = args.page_size().map_or(PAGE_BYTES, PageSize::bytes);
     let privileged = args.flags.iter().any(|flag| flag == "priv");
+    let mut pages = 0;
     for offset in (0..args.size).step_by(PAGE_STEP) {
         progress.advance(1);
-        let wanted = PhysAddr::vram(memory.at(offset, unit));
-        match machine.gpu().access(client, va + offset, AccessKind::Read, privileged) {
-            Ok(found) if found.to == wanted => {}
-            Ok(found) => return Some(format!("{:#x} leads to {}, not to {wanted}", va + offset, found.to)),
-            Err(fault) => return Some(fault.to_string()),
-        }
+        let wanted = PhysAddr::vram(mapped.memory.at(offset, unit));
+        let wrong = match machine.gpu().access(client, va + offset, AccessKind::Read, privileged) {
+            Ok(found) if found.to == wanted => {
+                pages += 1;
+                continue;
+            }
+            Ok(found) => format!("{} leads to {}, not to {wanted}", Address(va + offset), found.to),
+            Err(fault) => {
+                let entry = fault.entry.map(|at| format!(", entry {at} = {}", Word(fault.raw))).unwrap_or_default();
+                format!("{}: fault {} at {}{entry}", Address(va + offset), fault.fault.name(), fault.level)
+            }
+        };
+        return Verified { pages, wrong: Some(wrong) };
     }
-    None
+    Verified { pages, wrong: None }
 }
 
 /// Looks every 4 KiB up again, now that nothing should be there.
@@ -352,7 +306,7 @@ fn verify_gone<F: Format>(
     for va in range.step_by(PAGE_STEP) {
         progress.advance(1);
         if let Ok(found) = machine.gpu().access(client, va, AccessKind::Read, true) {
-            return Some(format!("{va:#x} still leads to {} after the unmap", found.to));
+            return Some(format!("{} still leads to {} after the unmap", Address(va), found.to));
         }
     }
     None
@@ -372,6 +326,7 @@ fn report<F: Format>(args: &Args, machine: &mut Machine, vmm: &Vmm<F>, counts: C
         counts,
         tables: census.directories + census.leaf_tables,
         verified_pages: 0,
+        wrong: None,
         root,
         spaces: vec![SpaceView { name: "map".to_owned(), mmu: F::VERSION.name(), root }],
         findings: machine.findings(),
@@ -392,14 +347,14 @@ fn ranges<F: Format>(machine: &mut Machine, vmm: &Vmm<F>) -> Result<(Vec<RangeVi
     let mut barren = Barren::default();
     let mut scan = Scan::<F>::new(space, 0..1 << F::VA_BITS, &mut barren).map_err(Failure::input)?;
     let mut memory = machine.gpu().peek();
-    let (mut shown, mut more, mut open): (Vec<RangeView>, usize, Option<Mapped>) = (Vec::new(), 0, None);
-    let mut close = |mapped: Option<Mapped>| match mapped {
+    let (mut shown, mut more, mut open): (Vec<RangeView>, usize, Option<ranges::Mapped>) = (Vec::new(), 0, None);
+    let mut close = |mapped: Option<ranges::Mapped>| match mapped {
         Some(mapped) if shown.len() < RANGES_SHOWN => shown.push(RangeView::from(&mapped)),
         Some(_) => more += 1,
         None => {}
     };
     while let Some((va, step)) = scan.next(&mut memory).map_err(Failure::input)? {
-        let Some(next) = Mapped::of(va, &step) else { continue };
+        let Some(next) = ranges::Mapped::of(va, &step) else { continue };
         match &mut open {
             Some(range) if range.goes_on_with(&next) => range.bytes += next.bytes,
             _ => close(open.replace(next)),
@@ -414,8 +369,9 @@ impl View for Report {
         let Self { chip, pages, page, bytes, .. } = self;
         let mmu = self.spaces.first().map_or("", |space| space.mmu);
         console.line(format_args!(
-            "{STRONG}{} in {pages} pages of {page}{STRONG:#} on a software {chip} (MMU {mmu}), root {}",
-            Size(*bytes),
+            "{STRONG}{} in {} of {page}{STRONG:#} on a software {chip} (MMU {mmu}), root {}",
+            Bytes(*bytes),
+            Counted(*pages, "page", "pages"),
             self.root
         ))?;
         console.line(format_args!(""))?;
@@ -424,33 +380,46 @@ impl View for Report {
             console.line(format_args!("{}", range.line()))?;
         }
         if self.more_ranges > 0 {
-            console.line(format_args!("… and {} ranges more", self.more_ranges))?;
+            console.line(format_args!("… and {} more", Counted(self.more_ranges as u64, "range", "ranges")))?;
         }
         console.line(format_args!(""))?;
         let leaf_tables = self.tables - self.directories;
         console.line(format_args!(
-            "tables    {} directories, {leaf_tables} leaf tables, {} together",
-            self.directories,
-            Size(self.table_bytes)
+            "tables    {}, {}, {} together",
+            Counted(self.directories as u64, "directory", "directories"),
+            Counted(leaf_tables as u64, "leaf table", "leaf tables"),
+            Bytes(self.table_bytes)
         ))?;
         cost(console, "mapping", &self.counts, *pages)?;
-        console.line(format_args!("verified  {GOOD}{} × 4K through the GPU's MMU{GOOD:#}", self.verified_pages))?;
+        let style = if self.wrong.is_some() && self.unmap_counts.is_none() { BAD } else { GOOD };
+        console.line(format_args!("verified  {style}{} × 4K through the GPU's MMU{style:#}", self.verified_pages))?;
         if let Some(counts) = &self.unmap_counts {
             cost(console, "unmapping", counts, *pages)?;
-            console.line(format_args!("verified  {GOOD}every page faults again{GOOD:#}"))?;
+            if self.wrong.is_none() {
+                console.line(format_args!("verified  {GOOD}every page faults again{GOOD:#}"))?;
+            }
+        }
+        if let Some(wrong) = &self.wrong {
+            console.line(format_args!("wrong     {BAD}{wrong}{BAD:#}"))?;
         }
         FindingView::list(&self.findings, console)
     }
 }
 
 fn cost(console: &mut Console<'_>, what: &str, counts: &CountsView, pages: u64) -> Result<(), Failure> {
-    let CountsView { reads, writes, window_moves, invalidates } = counts;
+    let CountsView { reads, writes, window_moves, invalidates } = *counts;
     // Thousandths, rounded; the numbers are exact integers.
-    let thousandths = (u128::from(*writes) * 1000 + u128::from(pages) / 2) / u128::from(pages.max(1));
+    let thousandths = (u128::from(writes) * 1000 + u128::from(pages) / 2) / u128::from(pages.max(1));
     console.line(format_args!(
-        "{what:<9} {writes} writes ({}.{:03} a page), {reads} reads, {window_moves} window moves, {invalidates} {}",
+        "{what:<9} {} ({}.{:03} a page), {}, {}, {}",
+        Counted(writes, "write", "writes"),
         thousandths / 1000,
         thousandths % 1000,
-        if *invalidates == 1 { "invalidate" } else { "invalidates" }
+        Counted(reads, "read", "reads"),
+        Counted(window_moves, "window move", "window moves"),
+        Counted(invalidates, "invalidate", "invalidates")
     ))
 }
+
+#[cfg(test)]
+mod tests;

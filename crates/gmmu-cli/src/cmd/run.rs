@@ -11,7 +11,7 @@ use crate::console::{BAD, Console, GOOD, SCHEMA, STRONG, View};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::files;
 use crate::machine::{CountsView, FindingView, Machine, SpaceView, write_vram};
-use crate::notation::{Size, Text};
+use crate::notation::{Counted, Size, Text};
 use crate::num::number;
 use crate::progress::Progress;
 use crate::script::{Broken, Ran, Runner, Script};
@@ -22,7 +22,7 @@ const EXAMPLES: &str = "\
 Examples:
   gmmu run mapping.gmmu
   gmmu run mapping.gmmu --chip tu102 --keep-going --json
-  echo 'space a; map a va=0x1000000 len=64K; expect a 0x2000000 unmapped' | gmmu run -
+  echo 'space a; map a va=0x1000000 len=64K' | gmmu run -
 
 A script has one operation a line: gpu, space, map, unmap, prepare, execute,
 commit, cancel, expect, write, read, refuse, snapshot.
@@ -102,6 +102,11 @@ struct BrokenView {
 /// # Errors
 /// Exit code 2 where the script does not parse or does not fit the options; 3 where files cannot be read or written.
 pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
+    if let (Some(image), Some(snapshot)) = (&args.vram_out, &args.snapshot)
+        && files::same(image, snapshot)
+    {
+        return Err(Failure::usage("--vram-out and --snapshot name the same file"));
+    }
     let name = args.script.display().to_string();
     let text = files::read_text(&args.script, console)?;
     let script = Script::read(&name, &text)?;
@@ -217,7 +222,11 @@ impl View for Report {
             self.verified_pages
         ))?;
         console.line(format_args!(
-            "cost: {writes} writes, {reads} reads, {window_moves} window moves, {invalidates} invalidates"
+            "cost: {}, {}, {}, {}",
+            Counted(writes, "write", "writes"),
+            Counted(reads, "read", "reads"),
+            Counted(window_moves, "window move", "window moves"),
+            Counted(invalidates, "invalidate", "invalidates")
         ))?;
         if self.broken.is_empty() && !self.findings.iter().any(FindingView::counts) {
             console.line(format_args!("{GOOD}everything went as the script says{GOOD:#}"))?;

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::console::{BAD, Console, GOOD, SCHEMA, STRONG, View};
 use crate::exit::{Exit, Failure, Outcome};
-use crate::machine::ModelArgs;
+use crate::machine::{ModelArgs, no_such_gpu};
 use crate::notation::Size;
 use crate::num::shown;
 
@@ -15,8 +15,9 @@ Examples:
   gmmu selftest
   gmmu selftest --chip tu102 --vram 24G --json
 
-Writes and reads through the PRAMIN window as page tables are written: bytes, words and runs of words, also where the
-window has to move; and makes sure that what must be refused is. Exit code 1: a check failed.";
+Writes and reads through the PRAMIN window as page tables are written: bytes,
+words and runs of words, also where the window has to move; and makes sure that
+what must be refused is. Exit code 1: a check failed.";
 
 /// Arguments of `gmmu selftest`.
 #[derive(Debug, clap::Args)]
@@ -71,7 +72,7 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
             .hint("leave it away, and the software GPU is tested"));
     }
     let ModelArgs { chip, vram } = args.model;
-    let gpu = Gpu::new(&Config { vram, ..Config::chip(chip.name) }).map_err(Failure::usage)?;
+    let gpu = Gpu::new(&Config { vram, ..Config::chip(chip.name) }).map_err(|why| no_such_gpu(&why))?;
     // The end of memory needs all bits of the window's register.
     let Some(start) = vram.checked_sub(BYTES_MIN) else {
         return Err(Failure::usage(format_args!(

@@ -22,7 +22,8 @@ Examples:
   gmmu tree --file vram.img --chip gh100 --root 0x10000
   gmmu tree --file vram.img --mmu v2 --root 0x10000 --json
 
-A table that several entries point to is shown under each of them, but read once.
+A table that several entries point to is shown under each of them, but read
+once. Where the output was cut short, ? are numbers that are not known.
 Exit code 1: the output was cut short.";
 
 /// Arguments of `gmmu tree`.
@@ -70,10 +71,10 @@ struct TableView {
     /// The slot that points to it; none for the top table.
     parent: Option<Text<TableAddr>>,
     entries: u64,
-    /// Entries that are not 0.
-    used: u64,
+    /// Entries that are not 0. Unknown where the listing was cut short inside the table, as is the next.
+    used: Option<u64>,
     /// Leaves and sparse entries in it and below it.
-    leaves: u64,
+    leaves: Option<u64>,
     /// Shown before, at another place; its numbers are those of there.
     again: bool,
 }
@@ -160,8 +161,8 @@ impl Walked {
             depth: self.open.len(),
             parent: table.parent.map(Text),
             entries: table.level.entries(),
-            used: 0,
-            leaves: 0,
+            used: None,
+            leaves: None,
             again,
         });
         if again {
@@ -174,7 +175,7 @@ impl Walked {
 
     fn leave(&mut self, used: u64, leaves: u64, tables: &mut [TableView]) {
         if let Some(table) = self.open.pop().and_then(|number| tables.get_mut(number)) {
-            (table.used, table.leaves) = (used, leaves);
+            (table.used, table.leaves) = (Some(used), Some(leaves));
         }
     }
 
@@ -203,9 +204,10 @@ impl View for Tree {
                 None => "top".to_owned(),
             };
             let again = if table.again { format!(" {ODD}again{ODD:#}") } else { String::new() };
+            let used = table.used.map_or_else(|| "?".to_owned(), |used| used.to_string());
             console.line(format_args!(
-                "{name:<18} {}  va {}  {:>3} of {:>3} used  {FAINT}{parent}{FAINT:#}{again}",
-                table.at, table.va, table.used, table.entries
+                "{name:<18} {}  va {}  {used:>3} of {:>3} used  {FAINT}{parent}{FAINT:#}{again}",
+                table.at, table.va, table.entries
             ))?;
         }
         self.bad.0.text(console)

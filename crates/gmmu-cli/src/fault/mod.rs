@@ -17,7 +17,7 @@ pub mod units;
 use serde::{Serialize, Serializer};
 
 /// Who printed the line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
     /// NVIDIA's own kernel driver: an Xid 31.
@@ -204,12 +204,16 @@ impl Serialize for Access {
 }
 
 /// One fault, as far as its line tells.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Fault {
     /// Who printed it.
     pub source: Source,
     /// Number of the line in the input, from 1.
     pub line: u64,
+    /// How many lines said exactly this: they are counted, not kept.
+    pub count: u64,
+    /// Number of the last of them.
+    pub last_line: u64,
     /// PCI address of the GPU.
     pub gpu: Option<String>,
     /// Number of the MIG instance.
@@ -245,6 +249,8 @@ impl Fault {
         Self {
             source,
             line: 0,
+            count: 1,
+            last_line: 0,
             gpu: None,
             mig: None,
             va: None,

@@ -1,11 +1,11 @@
 //! Faults in a log: line by line, with messages that were broken over several lines put together again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::{Fault, nouveau, nvrm};
 use nvrm::Xid;
 
-/// Faults that are kept; a log with more is cut, and says so.
+/// Different faults that are kept; a log with more is cut, and says so.
 pub const FAULTS_MAX: usize = 10_000;
 /// Lines that look like a fault but do not read, of which the numbers are kept.
 const PUZZLES_MAX: usize = 100;
@@ -25,7 +25,7 @@ pub struct Log {
     pub puzzles: Vec<u64>,
     /// Lines read.
     pub lines: u64,
-    /// More than [`FAULTS_MAX`] faults: the rest was not read.
+    /// More than [`FAULTS_MAX`] different faults: the rest was not read.
     pub truncated: bool,
 }
 
@@ -42,6 +42,8 @@ struct Broken {
 #[derive(Debug, Default)]
 pub struct Parser {
     log: Log,
+    /// Where in the log each fault is, by all that its line says.
+    places: HashMap<Fault, usize>,
     broken: Option<Broken>,
 }
 
@@ -127,13 +129,19 @@ impl Parser {
         }
     }
 
-    fn found(&mut self, line: u64, mut fault: Fault) {
+    fn found(&mut self, line: u64, fault: Fault) {
+        // A fault that repeats can fill a log: it must not keep the others out.
+        if let Some(known) = self.places.get(&fault).and_then(|&place| self.log.faults.get_mut(place)) {
+            known.count += 1;
+            known.last_line = line;
+            return;
+        }
         if self.log.faults.len() >= FAULTS_MAX {
             self.log.truncated = true;
             return;
         }
-        fault.line = line;
-        self.log.faults.push(fault);
+        self.log.faults.push(Fault { line, last_line: line, ..fault.clone() });
+        self.places.insert(fault, self.log.faults.len() - 1);
     }
 }
 
@@ -235,8 +243,9 @@ mod tests {
     fn half_a_message_does_not_eat_the_next_one() {
         let half = XID.split_at(110).0;
         let log = log(&format!("{half}\n{XID}\n{half}\n"));
-        let complete: Vec<_> = log.faults.iter().map(|fault| fault.complete).collect();
-        assert_eq!(complete, [false, true, false]);
+        let found: Vec<_> =
+            log.faults.iter().map(|fault| (fault.complete, fault.line, fault.count, fault.last_line)).collect();
+        assert_eq!(found, [(false, 1, 2, 3), (true, 2, 1, 2)]);
     }
 
     #[test]

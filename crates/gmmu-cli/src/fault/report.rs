@@ -37,6 +37,9 @@ pub struct Report {
 pub struct Explained {
     source: Source,
     line: u64,
+    /// Lines that say exactly this, and the last of them.
+    count: u64,
+    last_line: u64,
     gpu: Option<String>,
     mig: Option<String>,
     va: Option<Address>,
@@ -131,6 +134,8 @@ impl Explained {
             next: advice::next(&fault),
             source: fault.source,
             line: fault.line,
+            count: fault.count,
+            last_line: fault.last_line,
             walk: None,
             gpu: fault.gpu,
             mig: fault.mig,
@@ -301,7 +306,8 @@ fn facts(fault: &Explained) -> Vec<(&'static str, String)> {
 
 /// How often the same thing happened, and where.
 fn repeats(group: &[&Explained], console: &mut Console<'_>) -> Result<(), Failure> {
-    if group.len() < 2 {
+    let all = total(group);
+    if all < 2 {
         return Ok(());
     }
     let mut pages: Vec<Address> = group.iter().filter_map(|fault| fault.va).collect();
@@ -311,12 +317,18 @@ fn repeats(group: &[&Explained], console: &mut Console<'_>) -> Result<(), Failur
         (Some(low), Some(high)) if low != high => format!(", {} pages from {low} to {high}", pages.len()),
         _ => ", always at the same page".to_owned(),
     };
-    let last = group.last().map_or(0, |fault| fault.line);
-    block(console, "again", &format!("{} in all, up to line {last}{range}", count(group.len() as u64)))
+    let last = group.iter().map(|fault| fault.last_line).max().unwrap_or(0);
+    block(console, "again", &format!("{} in all, up to line {last}{range}", count(all)))
 }
 
 fn times(group: &[&Explained]) -> String {
-    if group.len() < 2 { String::new() } else { format!(" ({})", count(group.len() as u64)) }
+    let all = total(group);
+    if all < 2 { String::new() } else { format!(" ({})", count(all)) }
+}
+
+/// Lines that tell the story of a group.
+fn total(group: &[&Explained]) -> u64 {
+    group.iter().map(|fault| fault.count).sum()
 }
 
 fn count(count: u64) -> String {

@@ -9,7 +9,7 @@ pub use report::{CountsView, FindingView, SpaceView};
 
 use std::ops::Range;
 
-use gmmu::addr::{TableAddr, VramAddr};
+use gmmu::addr::{PAGE_BYTES, PageSize, TableAddr, VramAddr};
 use gmmu::chip::Chip;
 use gmmu::device::TablePool;
 use gmmu::format::Format;
@@ -17,10 +17,10 @@ use gmmu::mmio::Mmio;
 use gmmu::tlb::Limits;
 use gmmu::vmm::{CommitError, Job, MapRequest, Mapping, PrepareError, Receipt, SpaceConfig, Use, Vmm};
 use gmmu::vram::{Contiguous, Place, Request, State, TablePages, Vram};
-use gmmu_sim::{Client, Config, Gpu, Notes, Watched};
+use gmmu_sim::{Client, Config, ConfigError, Gpu, Notes, Watched};
 
 use crate::exit::Failure;
-use crate::notation::Size;
+use crate::notation::{Bytes, Size};
 use crate::num::number;
 use crate::snapshot::{self, NamedRoot, SnapshotInfo};
 use crate::source::chip;
@@ -64,7 +64,7 @@ impl Machine {
     /// As [`new`](Self::new).
     pub fn seeded(chip: &Chip, vram_bytes: u64, foreign: &[Range<u64>], seed: u64) -> Result<Self, Failure> {
         let config = Config { vram: vram_bytes, seed, ..Config::chip(chip.name) };
-        let gpu = Gpu::new(&config).map_err(Failure::usage)?;
+        let gpu = Gpu::new(&config).map_err(|why| no_such_gpu(&why))?;
         let mmio = Mmio::probe(gpu).map_err(Failure::usage)?;
         let end = VramAddr::new(mmio.vram_bytes());
         let mut regions = Vec::new();
@@ -115,10 +115,44 @@ impl Machine {
         let request = Request::new(bytes).align(align).place(Place::High).contiguous().build();
         let request = request.map_err(Failure::usage)?;
         self.vram.alloc_contiguous(&request).map_err(|why| {
-            let total = Size(self.mmio.vram_bytes());
-            Failure::usage(format_args!("{} of contiguous video memory: {why}", Size(bytes)))
-                .hint(format_args!("the GPU has {total}; give it more with --vram, or take less"))
+            Failure::usage(format_args!("{} of contiguous video memory: {why}", Bytes(bytes)))
+                .hint(self.room_hint(bytes, align))
         })
+    }
+
+    /// Takes contiguous video memory for data in pages of one size, or of all that fit: as aligned as the largest page
+    /// of the chip that `bytes` can use, and less aligned, down to the page's own size, where there is no room for that.
+    ///
+    /// # Errors
+    /// A message for exit code 2, where the chip has no such pages or there is not so much memory.
+    pub fn take_data_for(&mut self, bytes: u64, page: Option<PageSize>) -> Result<Contiguous, Failure> {
+        let chip = self.mmio.chip();
+        has_page(chip, page)?;
+        let own = page.map_or(PAGE_BYTES, PageSize::bytes);
+        let larger =
+            chip.page_sizes.iter().rev().map(PageSize::bytes).filter(|align| (own + 1..=bytes).contains(align));
+        let taken = larger.into_iter().find_map(|align| self.take_data(bytes, align).ok());
+        // The last try says what is wrong: nothing but the page itself asks for its alignment.
+        taken.map_or_else(|| self.take_data(bytes, own), Ok)
+    }
+
+    /// What to do where `bytes` of memory cannot be had.
+    fn room_hint(&self, bytes: u64, align: u64) -> String {
+        let (name, total) = (self.mmio.chip().name, self.mmio.vram_bytes());
+        let most = Gpu::chips().iter().find(|chip| chip.name == name).map_or(total, gmmu_sim::ChipModel::vram_max);
+        if align >= PageSize::Size256G.bytes() && bytes >= align {
+            // The allocator keeps the first megabyte, and no chip has room behind the first 256G page.
+            return format!(
+                "only the memory from 0 on has room for such a page: --pa vram:0 with --vram {}",
+                Size(most)
+            );
+        }
+        let total = Size(total);
+        if total.0 < most && bytes < most {
+            format!("the GPU has {total}; give it more with --vram, up to {}, or take less", Size(most))
+        } else {
+            format!("the GPU has {total}, and a {name} {} at most: take less", Size(most))
+        }
     }
 
     /// Gives data memory back.
@@ -227,6 +261,38 @@ impl Machine {
     /// Tells the sanitizer what became of table memory.
     fn tell(&mut self) {
         self.notes.tell(self.mmio.bar0());
+    }
+}
+
+/// Makes sure that the chip has the page size, before anything is done with it.
+///
+/// # Errors
+/// Exit code 2, with the sizes that there are.
+pub fn has_page(chip: &Chip, page: Option<PageSize>) -> Result<(), Failure> {
+    match page {
+        Some(page) if !chip.page_sizes.has(page) => {
+            Err(Failure::usage(format_args!("{} has no {page} pages, only {}", chip.name, chip.page_sizes)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Why there is no such GPU, with sizes as they are typed.
+#[must_use]
+pub fn no_such_gpu(why: &ConfigError) -> Failure {
+    match why {
+        ConfigError::VramNotMebibytes { bytes } => Failure::usage(format_args!(
+            "{} of video memory: it must be a multiple of 1M, and more than 0",
+            Bytes(*bytes)
+        )),
+        ConfigError::VramTooLarge { name, bytes, max } => {
+            Failure::usage(format_args!("{} of video memory: {name} reaches {} at most", Bytes(*bytes), Bytes(*max)))
+        }
+        ConfigError::VramNotExpressible { name, bytes } => Failure::usage(format_args!(
+            "{} of video memory: the size register of {name} holds only 1 to 63 times a power of two of 1M",
+            Bytes(*bytes)
+        )),
+        _ => Failure::usage(why),
     }
 }
 

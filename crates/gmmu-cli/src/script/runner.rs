@@ -281,11 +281,8 @@ impl<F: Format> Runner<F> {
             Memory::From(to) => *to,
             Memory::Pages(_) => PhysAddr::vram(0),
             Memory::Any => {
-                let align = map.page.map_or_else(|| largest_page(map.len), PageSize::bytes);
-                let taken = self
-                    .machine
-                    .take_data(map.len, align)
-                    .map_err(|why| Refusal { names: vec!["NoSpace".to_owned()], text: why.what().to_owned() })?;
+                let taken = self.machine.take_data_for(map.len, map.page);
+                let taken = taken.map_err(|why| Refusal::named("NoSpace", why.what()))?;
                 let start = taken.start().raw();
                 data = Some(taken);
                 PhysAddr::vram(start)
@@ -461,10 +458,4 @@ impl<F: Format> Runner<F> {
 fn fault_refusal(fault: &gmmu_sim::Fault) -> Refusal {
     let name = fault.fault.name();
     Refusal { names: vec![format!("FAULT_{name}"), name.to_owned()], text: fault.to_string() }
-}
-
-/// The largest page that fits in `bytes`, up to 2M: memory aligned to it lets the planner use it.
-fn largest_page(bytes: u64) -> u64 {
-    let sizes = [PageSize::Size2M, PageSize::Size64K].map(PageSize::bytes);
-    sizes.into_iter().find(|size| *size <= bytes).unwrap_or(PAGE_BYTES)
 }
