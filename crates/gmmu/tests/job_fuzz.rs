@@ -425,10 +425,15 @@ impl<F: Format> Model<F> {
             while !self.cancel_at(index) {}
         }
         self.withdraw(&range, &effect);
+        self.sweep();
+        self.check(&range);
+    }
+
+    /// A call that changes nothing itself: whatever was dropped is seen to.
+    fn sweep(&mut self) {
         let nothing = self.world.vmm.plan_unmap(&mut self.world.pool, 0..4096).map(drop);
         assert!(matches!(nothing, Err(PrepareError::NotMapped { .. })));
         self.world.notes.tell(self.world.mmio.bar0());
-        self.check(&range);
     }
 
     /// Commits receipts that wait, in any order.
@@ -489,6 +494,7 @@ impl<F: Format> Model<F> {
             self.world.unmap(start..end);
         }
         self.executed.clear();
+        self.sweep();
         self.check(&BORDER);
         self.world.assert_no_leak();
         assert_eq!((self.world.vmm.pieces().count(), self.world.vmm.census().jobs), (0, 0));
