@@ -99,8 +99,8 @@ fn a_commit_does_not_vouch_for_the_directories_of_later_jobs() {
         world.vmm.commit(&mut world.pool, receipt).unwrap();
         world.finish(unmap);
         let mut later = Some(later);
-        if cancelled {
-            later.take().map(|later| world.cancel(later));
+        if let Some(later) = later.take_if(|_| cancelled) {
+            world.cancel(later);
         }
         let near = VA + 16 * MIB;
         let job = prepare(&mut world, near, DATA + MIB, 4096, PageSize::Size4K);
