@@ -87,4 +87,37 @@ fn without_memory_for_records_nothing_changes() {
     world.assert_faults(range);
     world.assert_clean();
     world.assert_no_leak();
+    a_failed_unmap_keeps_the_counts_of_its_tables();
+}
+
+/// An unmap whose records could not grow once left the counts of its tables too low: a later unmap of the same mapping
+/// dropped tables in which others still lived.
+fn a_failed_unmap_keeps_the_counts_of_its_tables() {
+    const K64: u64 = 64 << 10;
+    for growth in 1.. {
+        let mut world = World::<V3>::new("gh100");
+        // 64K pages at the end of the same 2 MiB.
+        let neighbour = VA + 20 * K64..VA + 24 * K64;
+        world.map(neighbour.start, DATA + 20 * K64, 4 * K64, Some(PageSize::Size64K));
+        // Every third is a 64K page, those between are 4K pages.
+        let shift = |n: u64| if n % 3 == 0 { 0 } else { 4096 * (1 + n) };
+        let extents = (0..11).map(|n| Extent { to: PhysAddr::vram(DATA + n * 2 * K64 + shift(n)), bytes: K64 });
+        let extents: Vec<Extent> = extents.collect();
+        let job = world.prepare(&MapRequest::extents(&extents).at(VA)).unwrap();
+        let range = world.finish(job);
+        let pieces = world.vmm.pieces().count();
+        fail_at(growth);
+        let failed = world.vmm.plan_unmap(&mut world.pool, range.clone()).map(drop).is_err();
+        fail_at(0);
+        assert_eq!(world.vmm.pieces().count(), pieces);
+        world.unmap(range);
+        world.assert_maps(neighbour.clone(), DATA + 20 * K64);
+        world.unmap(neighbour);
+        world.assert_clean();
+        world.assert_no_leak();
+        if !failed {
+            assert!(growth > 3, "{growth}");
+            break;
+        }
+    }
 }
