@@ -548,3 +548,22 @@ fn begun_calls_in_one_end_in_quarantine() {
     assert!(matches!(vmm.read_mapping(&mut mmio, VA).unwrap().outcome, Outcome::Mapped { .. }));
     assert_eq!(vmm.pieces().count(), 1);
 }
+
+/// A close that timed out began another invalidate each time, and never got through on slow hardware.
+#[test]
+fn a_close_that_times_out_goes_on_with_its_invalidate() {
+    let mut world = World::<V3>::with(&Config { invalidate_polls: 2500, ..Config::chip("gh100") });
+    world.gpu().reset_counts();
+    let World { mut mmio, mut pool, mut vmm, .. } = world;
+    for tries in 1.. {
+        match vmm.close(&mut mmio, &mut pool) {
+            Ok(()) => break,
+            Err((again, why)) => {
+                assert!(matches!(why, CloseError::Device(DeviceError::Timeout { .. })), "{why}");
+                assert!(tries < 4, "{tries} tries");
+                vmm = again;
+            }
+        }
+    }
+    assert_eq!(mmio.bar0().counts().invalidates, 1);
+}

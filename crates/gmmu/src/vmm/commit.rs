@@ -187,13 +187,14 @@ impl<F: Format> Vmm<F> {
         }
         let what =
             Invalidate { pdb: self.pdb, depth: Depth::UpToPde4, scope: self.scope(), ack: Acknowledge::Globally };
-        let mut flush = Flush::new(what);
+        // A close that timed out goes on with the invalidate that it began.
+        let mut flush = self.closing.unwrap_or(Flush::new(what));
         let root = Run { first: 0, step: 0, count: 512 };
-        self.closing = true;
         let unlinked: Result<(), DeviceError> = hardware
             .write_run(self.pdb, root)
             .and_then(|()| hardware.drain())
             .and_then(|()| flush.finish(hardware, self.config.limits));
+        self.closing = Some(flush);
         if let Err(why) = unlinked {
             return Err((self, why.into()));
         }

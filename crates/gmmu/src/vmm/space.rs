@@ -1,6 +1,6 @@
 //! One address space: its books, and the jobs that change it.
 
-use super::execute::{initialise, Template, Write};
+use super::execute::{initialise, Flush, Template, Write};
 use super::job::{ExecuteError, FramesError, Job, Late, OwnedRound, Progress, Receipt, State, Token};
 use super::plan::{Holdings, Planner, Words};
 use super::record::{Change, Record};
@@ -89,8 +89,8 @@ pub struct Vmm<F: Format> {
     pub(super) jobs: Slab<Record, 8>,
     /// Whether the root came from the pool.
     pub(super) owns_root: bool,
-    /// Whether a `close` was begun: the tables may be unlinked.
-    pub(super) closing: bool,
+    /// The invalidate of a `close` that was begun: the tables may be unlinked.
+    pub(super) closing: Option<Flush>,
     pub(super) next_job: u64,
 }
 
@@ -168,7 +168,7 @@ impl<F: Format> Vmm<F> {
         let tree = Tree::new(pdb)?;
         memory.write_run(pdb, Run { first: 0, step: 0, count: 512 })?;
         memory.order()?;
-        Ok(Self { pdb, config, tree, va, jobs: Slab::new(), owns_root: false, closing: false, next_job: 1 })
+        Ok(Self { pdb, config, tree, va, jobs: Slab::new(), owns_root: false, closing: None, next_job: 1 })
     }
 
     /// The top table.
@@ -364,7 +364,7 @@ impl<F: Format> Vmm<F> {
 
     /// Sees to jobs whose owner has gone, and refuses where the space is being closed.
     fn open<P: TablePool>(&mut self, pool: &mut P) -> Result<(), PrepareError> {
-        if self.closing {
+        if self.closing.is_some() {
             return Err(PrepareError::Closing);
         }
         self.sweep(pool);
