@@ -30,6 +30,17 @@ impl Exit {
     }
 }
 
+impl Exit {
+    /// The code for a file that cannot be opened, read or written: a missing permission has one of its own.
+    #[must_use]
+    pub fn of_file(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => Self::Refused,
+            _ => Self::Input,
+        }
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit.code())

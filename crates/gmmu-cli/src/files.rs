@@ -1,5 +1,6 @@
 //! Files that are written whole or not at all: beside their place, and renamed into it.
 
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
@@ -59,13 +60,7 @@ pub fn read_text_file(path: &Path) -> Result<String, Failure> {
 fn text_of(path: &Path, source: io::Result<impl Read>) -> Result<String, Failure> {
     let mut bytes = Vec::new();
     let read = source.and_then(|source| source.take(TEXT_MAX + 1).read_to_end(&mut bytes));
-    read.map_err(|error| {
-        let exit = match error.kind() {
-            io::ErrorKind::PermissionDenied => Exit::Refused,
-            _ => Exit::Input,
-        };
-        Failure::new(exit, format_args!("{}: cannot be read: {error}", path.display()))
-    })?;
+    read.map_err(|error| unreadable(path.display(), &error))?;
     if bytes.len() as u64 > TEXT_MAX {
         return Err(Failure::input(format_args!("{}: larger than {} MiB", path.display(), TEXT_MAX >> 20)));
     }
@@ -102,14 +97,16 @@ pub fn same(one: &Path, other: &Path) -> bool {
     one == other || place(one).is_some_and(|one| place(other) == Some(one))
 }
 
-/// The failure for a file that cannot be written; a missing permission has an exit code of its own.
+/// The failure for a file, by its name, that cannot be read.
+#[must_use]
+pub fn unreadable(name: impl fmt::Display, error: &io::Error) -> Failure {
+    Failure::new(Exit::of_file(error), format_args!("{name}: cannot be read: {error}"))
+}
+
+/// The failure for a file that cannot be written.
 #[must_use]
 pub fn unwritable(path: &Path, error: &io::Error) -> Failure {
-    let exit = match error.kind() {
-        io::ErrorKind::PermissionDenied => Exit::Refused,
-        _ => Exit::Input,
-    };
-    Failure::new(exit, format_args!("{}: cannot be written: {error}", path.display()))
+    Failure::new(Exit::of_file(error), format_args!("{}: cannot be written: {error}", path.display()))
 }
 
 fn create_beside(path: &Path) -> io::Result<(PathBuf, File)> {

@@ -6,11 +6,11 @@
 //! finds what that list says, and the sanitizer is silent. Settings, all printed: `GMMU_SEED` is the first seed,
 //! `GMMU_SEEDS` the number of them, `GMMU_STEPS` the steps of each run. Memory for records runs out only with the feature
 //! `inject`, whose countdown belongs to the process: hence a single test.
-#![expect(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod common;
 
-use common::{frames, World, DATA, GIB, MIB};
+use common::{frames, Random, World, DATA, GIB, MIB};
 use gmmu::addr::{PageSize, Pfn, PhysAddr};
 use gmmu::format::{Format, V2, V3};
 use gmmu::vmm::{CommitError, ExecuteError, Extent, Job, MapRequest, PrepareError, Receipt};
@@ -33,26 +33,6 @@ const WAITING_MAX: usize = 12;
 const BORDER: Range<u64> = (512 * GIB - 4 * MIB)..(512 * GIB + 4 * MIB);
 /// Three 512M pages around another border.
 const WIDE: Range<u64> = (1024 * GIB - LARGE)..(1024 * GIB + 2 * LARGE);
-
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let word = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        word ^ word >> 31
-    }
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-    fn index(&mut self, len: usize) -> usize {
-        self.below(len as u64) as usize
-    }
-    fn one_in(&mut self, many: u64) -> bool {
-        self.below(many) == 0
-    }
-}
 
 /// A stretch of a mapping: addresses that lead to contiguous memory.
 #[derive(Clone, Copy)]

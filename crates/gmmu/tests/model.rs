@@ -7,7 +7,7 @@
 
 mod common;
 
-use common::{World, DATA, GIB, MIB};
+use common::{Random, World, DATA, GIB, MIB};
 use gmmu::addr::{PageSize, Pfn, PhysAddr};
 use gmmu::format::{Format, V2, V3};
 use gmmu::vmm::{ExecuteError, Extent, Job, MapRequest, PrepareError};
@@ -17,20 +17,6 @@ use std::ops::Range;
 /// The window in which everything happens: it has a table border of every level below the root inside it.
 const WINDOW: Range<u64> = (512 * GIB - 8 * MIB)..(512 * GIB + 8 * MIB);
 const WAITING_MAX: usize = 6;
-
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let word = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        word ^ word >> 31
-    }
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-}
 
 /// What a mapping maps.
 #[derive(Clone)]

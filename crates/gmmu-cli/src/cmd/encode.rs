@@ -201,17 +201,11 @@ fn leaf(to: PhysAddr, args: &Args) -> Result<Leaf, Failure> {
 }
 
 fn flags(names: &[String]) -> Result<Flags, Failure> {
-    let mut flags = Flags::default();
-    for name in names.iter().map(|name| name.trim()).filter(|name| !name.is_empty()) {
-        match flags.by_name(name) {
-            Some(flag) => *flag = true,
-            None => {
-                return Err(Failure::usage(format_args!("there is no flag {}", name.escape_debug()))
-                    .hint("flags are acd encrypted noatomic priv ro vol"));
-            }
-        }
-    }
-    Ok(flags)
+    let names = names.iter().map(|name| name.trim()).filter(|name| !name.is_empty());
+    Flags::from_names(names).map_err(|name| {
+        Failure::usage(format_args!("there is no flag {}", name.escape_debug()))
+            .hint("flags are acd encrypted noatomic priv ro vol")
+    })
 }
 
 fn pde(to: PhysAddr) -> Result<gmmu::format::Pde, Failure> {

@@ -1,7 +1,7 @@
 //! `gmmu fault`: explains MMU faults that a driver logged.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::Path;
 
 use super::walk::{self, WalkView};
@@ -11,6 +11,7 @@ use crate::fault::advice::other_xid;
 use crate::fault::lines::for_each_line;
 use crate::fault::parse::{FAULTS_MAX, Log, Parser};
 use crate::fault::report::Report;
+use crate::files::unreadable;
 use crate::source::{Source, SourceArgs};
 
 const EXAMPLES: &str = "\
@@ -121,9 +122,4 @@ fn read_log(name: &str, input: impl Read) -> Result<Log, Failure> {
         Ok(()) => Ok(parser.finish()),
         Err(error) => Err(unreadable(name, &error)),
     }
-}
-
-fn unreadable(name: &str, error: &io::Error) -> Failure {
-    let exit = if error.kind() == io::ErrorKind::PermissionDenied { Exit::Refused } else { Exit::Input };
-    Failure::new(exit, format_args!("{name}: cannot be read: {error}"))
 }

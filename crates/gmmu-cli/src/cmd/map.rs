@@ -195,17 +195,10 @@ impl Args {
     }
 
     fn leaf_flags(&self) -> Result<Flags, Failure> {
-        let mut flags = Flags::default();
-        for name in &self.flags {
-            match flags.by_name(name) {
-                Some(flag) => *flag = true,
-                None => {
-                    let why = Failure::usage(format_args!("--flags {name}: no such flag"));
-                    return Err(why.hint("any of acd encrypted noatomic priv ro vol"));
-                }
-            }
-        }
-        Ok(flags)
+        Flags::from_names(self.flags.iter().map(String::as_str)).map_err(|name| {
+            Failure::usage(format_args!("--flags {name}: no such flag"))
+                .hint("any of acd encrypted noatomic priv ro vol")
+        })
     }
 }
 

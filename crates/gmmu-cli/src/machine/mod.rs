@@ -215,8 +215,7 @@ impl Machine {
     /// The receipt, and what the library says.
     #[expect(clippy::result_large_err, reason = "the receipt comes back")]
     pub fn commit<F: Format>(&mut self, vmm: &mut Vmm<F>, receipt: Receipt) -> Result<Mapping, (Receipt, CommitError)> {
-        let mut pool = Watched::sharing(self.pages.pool(&mut self.vram), self.notes.clone());
-        let mapping = vmm.commit(&mut pool, receipt);
+        let mapping = vmm.commit(&mut self.pool(), receipt);
         self.tell();
         mapping
     }
@@ -227,8 +226,7 @@ impl Machine {
     /// The job, and what the library says.
     #[expect(clippy::result_large_err, reason = "the job comes back")]
     pub fn cancel<F: Format>(&mut self, vmm: &mut Vmm<F>, job: Job) -> Result<(), (Job, CommitError)> {
-        let mut pool = Watched::sharing(self.pages.pool(&mut self.vram), self.notes.clone());
-        let cancelled = vmm.cancel(&mut pool, job);
+        let cancelled = vmm.cancel(&mut self.pool(), job);
         self.tell();
         cancelled
     }

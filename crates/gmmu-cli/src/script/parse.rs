@@ -257,14 +257,8 @@ impl<'a> Args<'a> {
     }
 
     fn take_flags(&mut self) -> Read<Flags> {
-        let mut flags = Flags::default();
-        for word in self.words.drain(..) {
-            match flags.by_name(word) {
-                Some(flag) => *flag = true,
-                None => return Err(format!("{word}: no such flag (acd encrypted noatomic priv ro vol)")),
-            }
-        }
-        Ok(flags)
+        Flags::from_names(self.words.drain(..))
+            .map_err(|word| format!("{word}: no such flag (acd encrypted noatomic priv ro vol)"))
     }
 
     fn end(self) -> Read<()> {

@@ -11,7 +11,8 @@ use gmmu::device::{DeviceError, TableRead};
 
 use super::header::{Header, START};
 use super::{BLOCK_PAGES, Broken, DEFLATED_MAX, MAGIC, PAGE, PageKey, SnapshotInfo};
-use crate::exit::{Exit, Failure};
+use crate::exit::Failure;
+use crate::files::unreadable;
 
 /// Blocks that are kept uncompressed: 8 MiB of them.
 const KEPT: usize = 128;
@@ -184,11 +185,7 @@ fn failure(path: &Path, stop: Stop) -> Failure {
         Stop::Broken(Broken { offset, what, hint }) => {
             Failure::input(format_args!("{path}: not a good snapshot: at byte {offset:#x}: {what}")).hint(hint)
         }
-        Stop::System(error) => {
-            let refused = error.kind() == io::ErrorKind::PermissionDenied;
-            let exit = if refused { Exit::Refused } else { Exit::Input };
-            Failure::new(exit, format_args!("{path}: cannot be read: {error}"))
-        }
+        Stop::System(error) => unreadable(path, &error),
     }
 }
 

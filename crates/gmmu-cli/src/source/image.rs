@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use gmmu::addr::TableAddr;
 use gmmu::device::{DeviceError, TableRead};
 
-use crate::exit::{Exit, Failure};
+use crate::exit::Failure;
+use crate::files;
 use crate::notation::{Address, Size};
 
 /// What is read at once, and kept: a table of 4 KiB.
@@ -38,10 +39,7 @@ impl Image {
     /// # Errors
     /// A file that cannot be read, has no length, or is evidently something else.
     pub fn open(path: &Path, base: u64) -> Result<Self, Failure> {
-        let unreadable = |error: &io::Error| {
-            let exit = if error.kind() == io::ErrorKind::PermissionDenied { Exit::Refused } else { Exit::Input };
-            Failure::new(exit, format_args!("{}: cannot be read: {error}", path.display()))
-        };
+        let unreadable = |error: &io::Error| files::unreadable(path.display(), error);
         let mut file = File::open(path).map_err(|error| unreadable(&error))?;
         if path.is_dir() {
             return Err(Failure::input(format_args!("{}: is a directory, not an image", path.display())));

@@ -89,8 +89,20 @@ impl Flags {
         .filter_map(|(on, name)| on.then_some(name))
     }
 
+    /// The flags of these names.
+    ///
+    /// # Errors
+    /// The first name that is none.
+    pub fn from_names<'n>(names: impl IntoIterator<Item = &'n str>) -> Result<Self, &'n str> {
+        let mut flags = Self::NONE;
+        for name in names {
+            *flags.by_name(name).ok_or(name)? = true;
+        }
+        Ok(flags)
+    }
+
     /// The flag called `name`, to change; `None` for an unknown name.
-    pub fn by_name(&mut self, name: &str) -> Option<&mut bool> {
+    fn by_name(&mut self, name: &str) -> Option<&mut bool> {
         Some(match name {
             "acd" => &mut self.no_access_counting,
             "encrypted" => &mut self.encrypted,

@@ -7,7 +7,7 @@ use super::record::{Change, Record};
 use super::request::{check, smallest_page, Backing, MapRequest, Piece, Pieces, Place, PrepareError};
 use super::undo::remap_mirror;
 use super::unmap::Unplanner;
-use crate::addr::{PageSize, Pfn, PhysAddr, TableAddr, PAGE_BYTES};
+use crate::addr::{Pfn, PhysAddr, TableAddr, PAGE_BYTES};
 use crate::chip::Chip;
 use crate::device::{Acknowledge, Depth, Hardware, Invalidate, Run, Scope, TableMemory, TablePool, TableRead};
 use crate::format::{Format, Leaf, Pte};
@@ -58,7 +58,7 @@ pub struct Census {
     pub mirror_bytes: usize,
     /// Jobs that were prepared and neither committed nor cancelled.
     pub jobs: usize,
-    /// Jobs of these that were dropped half-way: what they own stays unused for good.
+    /// Jobs of these that were dropped half-way: what they own stays unused until the space is closed.
     pub quarantined: usize,
 }
 
@@ -558,11 +558,5 @@ impl<F: Format> Vmm<F> {
     /// [`NoMemory`].
     pub fn tables(&self) -> Result<List<(TableAddr, u64)>, NoMemory> {
         self.tree.addresses()
-    }
-
-    /// The size of the page that maps `va` after all prepared jobs.
-    #[must_use]
-    pub fn page_at(&self, va: u64) -> Option<PageSize> {
-        self.va.get(va).map(|(_, piece)| piece.page)
     }
 }

@@ -1,6 +1,13 @@
 //! A software GPU with one address space on it, and a judge: the model's own MMU.
 #![allow(dead_code, unreachable_pub, clippy::allow_attributes, reason = "each test binary uses a part of it")]
-#![allow(clippy::unwrap_used, clippy::panic, clippy::missing_panics_doc, missing_docs, reason = "tests")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::missing_panics_doc,
+    missing_docs,
+    reason = "tests"
+)]
 
 use gmmu::addr::{PageSize, Pfn, PhysAddr, TableAddr};
 use gmmu::chip::Chip;
@@ -197,4 +204,26 @@ impl<F: Format> World<F> {
 
 pub fn frames(list: &[u64]) -> Vec<Pfn> {
     list.iter().map(|address| Pfn::new(address / 4096)).collect()
+}
+
+/// Numbers that a seed alone decides (splitmix64).
+#[derive(Debug)]
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let word = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        word ^ word >> 31
+    }
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+    pub fn index(&mut self, len: usize) -> usize {
+        self.below(len as u64) as usize
+    }
+    pub fn one_in(&mut self, many: u64) -> bool {
+        self.below(many) == 0
+    }
 }
