@@ -1,8 +1,8 @@
 //! The run tree: for groups of 8, 64, 512 … leaves, the free chunks at the start, at the end, and in the longest run.
 //!
 //! It lets a search for a long run pass over whole groups that cannot hold one, and answers "the longest run" at the
-//! root. It is brought up to date only when somebody asks (see `Vram::refresh`), so that single-chunk operations never
-//! pay for it.
+//! root. Operations on runs keep it up to date as they go. Those on single chunks never pay for it: they leave a note, and
+//! who asks next brings it up to date (see `Vram::refresh`).
 
 use super::cells::Runs;
 use crate::storage::{List, NoMemory};
@@ -38,6 +38,27 @@ pub(super) fn join(children: impl Iterator<Item = Runs>, len: u32) -> Runs {
     all.tail = open;
     all.max = all.max.max(open);
     all
+}
+
+/// What becomes of `node` when its child between `below` and `above` (`None` at the ends) changes from `old` to `new`. Each
+/// child is `len` chunks long. `None` where only a look at all children tells.
+pub(super) fn replaced(node: Runs, [old, new]: [Runs; 2], [below, above]: [Option<Runs>; 2], len: u32) -> Option<Runs> {
+    let (lead, trail) = (below.map_or(0, |runs| runs.tail), above.map_or(0, |runs| runs.head));
+    // Runs that reach across a whole child are left to `join`.
+    if old.head == len || new.head == len || lead == len || trail == len {
+        return None;
+    }
+    let longest = |child: Runs| child.max.max(lead + child.head).max(child.tail + trail);
+    let (was, is) = (longest(old), longest(new));
+    // Where the longest run of the node got shorter, another is the longest now.
+    if is < node.max && was == node.max {
+        return None;
+    }
+    Some(Runs {
+        head: if below.is_none() { new.head } else { node.head },
+        tail: if above.is_none() { new.tail } else { node.tail },
+        max: node.max.max(is),
+    })
 }
 
 /// The nodes above the leaves, level by level; the last is the root.
@@ -123,6 +144,28 @@ impl Tree {
         let (first, last) = ((index * FAN).min(width), (index * FAN + FAN).min(width));
         let children = self.nodes.get(start + first as usize..start + last as usize).unwrap_or_default();
         join(children.iter().copied(), Self::leaves(below) * super::leaf::CHUNKS)
+    }
+
+    /// Writes a node and brings what is above it up to date, as far up as something changes.
+    pub(super) fn replace(&mut self, mut level: u32, mut index: u32, mut new: Runs) {
+        loop {
+            let Some(&(start, width)) = self.level.get(level as usize) else { return };
+            let at = start + index as usize;
+            let Some(node) = self.nodes.as_mut_slice().get_mut(at) else { return };
+            let old = *node;
+            *node = new;
+            if old == new || width <= 1 {
+                return;
+            }
+            let parent = index / FAN;
+            let below = if index % FAN == 0 { None } else { self.nodes.get(at - 1).copied() };
+            let last = index % FAN == FAN - 1 || index + 1 == width;
+            let above = if last { None } else { self.nodes.get(at + 1).copied() };
+            let Some(node) = self.get(level + 1, parent) else { return };
+            let len = Self::leaves(level) * super::leaf::CHUNKS;
+            new = replaced(node, [old, new], [below, above], len).unwrap_or_else(|| self.recompute(level + 1, parent));
+            (level, index) = (level + 1, parent);
+        }
     }
 
     /// Recomputes node `index` of `level` (1 or above) and what is above it, as far up as something changes.
