@@ -89,6 +89,9 @@ impl Vram {
     /// Puts a leaf that changed into the class that it belongs to now; says whether that is another. Its runs and the tree
     /// still wait for [`refresh`](Self::refresh).
     pub(super) fn reclass(&mut self, index: u32) -> bool {
+        if !self.leaf(index).is_stale() {
+            return false;
+        }
         let runs = self.leaf_runs(index);
         self.touched += 2 + u64::from(leaf::WORDS);
         let Some(leaf) = self.leaves.as_mut_slice().get_mut(index as usize) else { return false };

@@ -40,6 +40,23 @@ pub(super) fn join(children: impl Iterator<Item = Runs>, len: u32) -> Runs {
     all
 }
 
+/// The first of the neighbours, each `len` chunks long, that has a run of `want` chunks inside or together with the `open`
+/// chunks that reach it from below; leaves in `open` how many those are.
+pub(super) fn first_fit(
+    children: impl Iterator<Item = Runs>,
+    len: u32,
+    open: &mut u32,
+    want: u32,
+) -> Option<(u32, Runs)> {
+    for (index, child) in (0..FAN).zip(children) {
+        if (*open + child.head).max(child.max) >= want {
+            return Some((index, child));
+        }
+        *open = if child.head == len { *open + len } else { child.tail };
+    }
+    None
+}
+
 /// What becomes of `node` when its child between `below` and `above` (`None` at the ends) changes from `old` to `new`. Each
 /// child is `len` chunks long. `None` where only a look at all children tells.
 pub(super) fn replaced(node: Runs, [old, new]: [Runs; 2], [below, above]: [Option<Runs>; 2], len: u32) -> Option<Runs> {
@@ -137,13 +154,18 @@ impl Tree {
         changed
     }
 
-    /// What node `index` of `level`, 1 or above, has to be by its children.
-    pub(super) fn recompute(&self, level: u32, index: u32) -> Runs {
-        let Some(below) = level.checked_sub(1) else { return Runs::default() };
-        let &(start, width) = self.level.get(below as usize).unwrap_or(&(0, 0));
+    /// The children of node `index` of `level`, 1 or above.
+    pub(super) fn children(&self, level: u32, index: u32) -> impl Iterator<Item = Runs> + '_ {
+        let below = level.checked_sub(1).and_then(|below| self.level.get(below as usize));
+        let &(start, width) = below.unwrap_or(&(0, 0));
         let (first, last) = ((index * FAN).min(width), (index * FAN + FAN).min(width));
         let children = self.nodes.get(start + first as usize..start + last as usize).unwrap_or_default();
-        join(children.iter().copied(), Self::leaves(below) * super::leaf::CHUNKS)
+        children.iter().copied()
+    }
+
+    /// What node `index` of `level`, 1 or above, has to be by its children.
+    pub(super) fn recompute(&self, level: u32, index: u32) -> Runs {
+        join(self.children(level, index), Self::leaves(level) / FAN * super::leaf::CHUNKS)
     }
 
     /// Writes a node and brings what is above it up to date, as far up as something changes.
