@@ -72,7 +72,8 @@ pub(super) fn spans(start: u32, len: u32) -> impl Iterator<Item = (u32, u64)> {
 pub(super) const fn starts(bits: u64, len: u32) -> u64 {
     let mut left = bits;
     let mut have = 1;
-    while have < len && left != 0 {
+    // On to the end even where nothing is left: nobody could predict when.
+    while have < len {
         let step = if have < len - have { have } else { len - have };
         left &= left >> step;
         have += step;

@@ -104,7 +104,7 @@ impl Vram {
                 let leaves = self.leaves.get(first..).unwrap_or_default();
                 tree::first_fit(leaves.iter().map(|leaf| leaf.runs()), chunks, &mut open, len)?
             } else {
-                tree::first_fit(self.tree.children(level, index), chunks, &mut open, len)?
+                tree::first_fit(self.tree.children(level, index)?.iter().copied(), chunks, &mut open, len)?
             };
             self.touched += 2 * u64::from(child + 1);
             index = index * FAN + child;

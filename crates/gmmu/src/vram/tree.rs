@@ -5,6 +5,7 @@
 //! who asks next brings it up to date (see `Vram::refresh`).
 
 use super::cells::Runs;
+use super::leaf::CHUNKS;
 use crate::storage::{List, NoMemory};
 
 /// Children of a node.
@@ -62,7 +63,7 @@ pub(super) fn first_fit(
 pub(super) fn replaced(node: Runs, [old, new]: [Runs; 2], [below, above]: [Option<Runs>; 2], len: u32) -> Option<Runs> {
     let (lead, trail) = (below.map_or(0, |runs| runs.tail), above.map_or(0, |runs| runs.head));
     // Runs that reach across a whole child are left to `join`.
-    if old.head == len || new.head == len || lead == len || trail == len {
+    if old.head >= len || new.head >= len || lead == len || trail == len {
         return None;
     }
     let longest = |child: Runs| child.max.max(lead + child.head).max(child.tail + trail);
@@ -82,7 +83,7 @@ pub(super) fn replaced(node: Runs, [old, new]: [Runs; 2], [below, above]: [Optio
 #[derive(Debug)]
 pub(super) struct Tree {
     nodes: List<Runs>,
-    /// Where each level starts, and how many nodes it has.
+    /// Where each level starts, and how many nodes it has, but for empty ones that fill up its last group of children.
     level: [(usize, u32); LEVELS],
     levels: u32,
 }
@@ -98,7 +99,8 @@ impl Tree {
         for entry in &mut level {
             width = width.div_ceil(FAN);
             *entry = (total, width);
-            total += width as usize;
+            // Whole groups of children, so that none needs a check of its own; those beyond the end have nothing free.
+            total += width.next_multiple_of(FAN) as usize;
             levels += 1;
             if width <= 1 {
                 break;
@@ -136,7 +138,7 @@ impl Tree {
 
     /// The whole memory.
     pub(super) fn root(&self) -> Runs {
-        self.nodes.last().copied().unwrap_or_default()
+        self.get(self.levels.saturating_sub(1), 0).unwrap_or_default()
     }
 
     /// Leaves below one node of `level`.
@@ -155,38 +157,34 @@ impl Tree {
     }
 
     /// The children of node `index` of `level`, 1 or above.
-    pub(super) fn children(&self, level: u32, index: u32) -> impl Iterator<Item = Runs> + '_ {
-        let below = level.checked_sub(1).and_then(|below| self.level.get(below as usize));
-        let &(start, width) = below.unwrap_or(&(0, 0));
-        let (first, last) = ((index * FAN).min(width), (index * FAN + FAN).min(width));
-        let children = self.nodes.get(start + first as usize..start + last as usize).unwrap_or_default();
-        children.iter().copied()
+    #[inline]
+    pub(super) fn children(&self, level: u32, index: u32) -> Option<&[Runs; FAN as usize]> {
+        let &(start, _) = self.level.get(level.checked_sub(1)? as usize)?;
+        self.nodes.get(start + (index * FAN) as usize..)?.first_chunk()
     }
 
     /// What node `index` of `level`, 1 or above, has to be by its children.
     pub(super) fn recompute(&self, level: u32, index: u32) -> Runs {
-        join(self.children(level, index), Self::leaves(level) / FAN * super::leaf::CHUNKS)
+        let children = self.children(level, index).into_iter().flatten();
+        join(children.copied(), Self::leaves(level) / FAN * CHUNKS)
     }
 
     /// Writes a node and brings what is above it up to date, as far up as something changes.
     pub(super) fn replace(&mut self, mut level: u32, mut index: u32, mut new: Runs) {
-        loop {
-            let Some(&(start, width)) = self.level.get(level as usize) else { return };
-            let at = start + index as usize;
-            let Some(node) = self.nodes.as_mut_slice().get_mut(at) else { return };
+        let mut len = Self::leaves(level) * CHUNKS;
+        while let Some(node) = self.place(level, index).and_then(|at| self.nodes.as_mut_slice().get_mut(at)) {
             let old = *node;
-            *node = new;
-            if old == new || width <= 1 {
+            if old == new {
                 return;
             }
+            *node = new;
             let parent = index / FAN;
-            let below = if index % FAN == 0 { None } else { self.nodes.get(at - 1).copied() };
-            let last = index % FAN == FAN - 1 || index + 1 == width;
-            let above = if last { None } else { self.nodes.get(at + 1).copied() };
             let Some(node) = self.get(level + 1, parent) else { return };
-            let len = Self::leaves(level) * super::leaf::CHUNKS;
-            new = replaced(node, [old, new], [below, above], len).unwrap_or_else(|| self.recompute(level + 1, parent));
-            (level, index) = (level + 1, parent);
+            let Some(group) = self.children(level + 1, parent) else { return };
+            let slot = (index % FAN) as usize;
+            let beside = [group.get(slot.wrapping_sub(1)).copied(), group.get(slot + 1).copied()];
+            new = replaced(node, [old, new], beside, len).unwrap_or_else(|| join(group.iter().copied(), len));
+            (level, index, len) = (level + 1, parent, len.saturating_mul(FAN));
         }
     }
 
