@@ -1,6 +1,6 @@
 //! Taking and giving chunks: the bits, and with them every exact count. Nothing else changes the free bits.
 
-use super::cells::{spans, window, Cell, Runs, WORD};
+use super::cells::{spans, Cell, Runs, WORD};
 use super::leaf::{self, set, Leaf};
 use super::Vram;
 use core::ops::Range;
@@ -278,7 +278,7 @@ impl Vram {
                 at += leaf::CHUNKS;
                 continue;
             }
-            let taken = !self.cell(at / WORD).usable(only_clear) & window(at / WORD * WORD, at, u32::MAX);
+            let taken = !self.cell(at / WORD).usable(only_clear) & u64::MAX << (at % WORD);
             if taken != 0 {
                 return hi.min(at / WORD * WORD + taken.trailing_zeros());
             }
@@ -296,7 +296,7 @@ impl Vram {
                 continue;
             }
             let base = (at - 1) / WORD * WORD;
-            let taken = !self.cell(base / WORD).usable(only_clear) & window(base, 0, at);
+            let taken = !self.cell(base / WORD).usable(only_clear) & u64::MAX >> (WORD - (at - base));
             if taken != 0 {
                 return lo.max(base + WORD - taken.leading_zeros());
             }
