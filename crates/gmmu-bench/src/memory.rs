@@ -27,14 +27,16 @@ impl Memory {
         slice.ok_or(DeviceError::OutOfRange { at, bytes: words as u64 * 8, end })
     }
 
-    /// The least that scattered entries cost: the list read, each frame encoded, each entry stored.
+    /// The least that scattered entries cost: the list read, each frame encoded, each entry stored. In both formats an entry
+    /// grows by a power of two from frame to frame.
     ///
     /// # Errors
     /// [`DeviceError::OutOfRange`].
     pub fn encode(&mut self, at: TableAddr, template: Template, frames: &[Pfn]) -> Result<(), DeviceError> {
         let Template { base, step } = template;
+        let shift = step.trailing_zeros() % u64::BITS;
         for (word, frame) in self.slice(at, frames.len())?.iter_mut().zip(frames) {
-            *word = base.wrapping_add(frame.raw().wrapping_mul(step));
+            *word = base.wrapping_add(frame.raw() << shift);
         }
         Ok(())
     }
