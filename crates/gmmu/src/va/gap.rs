@@ -101,34 +101,15 @@ impl Gap {
     }
 }
 
-/// The largest sizes of several gaps.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Largest(Sizes);
-
-impl Largest {
-    pub(super) const fn new() -> Self {
-        Self([0; KINDS])
-    }
-
-    /// Looks at a gap from `from` to `to`, if it is one: most ranges touch, for the lowest place is always taken.
-    #[inline]
-    pub(super) fn add(&mut self, from: u64, to: u64) {
-        if from >= to {
-            return;
-        }
-        // Cut off so far above `HUGE` that it stays at least that without the way to the first multiple; and cut off
-        // there afterwards, so that a part of a gap is not larger in any way.
-        const CUT: u64 = (HUGE + FARTHEST) as u64;
-        let length = size(((to - from) / PAGE_BYTES).min(CUT));
-        let way = size((from.wrapping_neg() / PAGE_BYTES) % FARTHEST as u64);
-        for (best, mask) in self.0.iter_mut().zip(MASKS) {
-            *best = (*best).max((length - (way & mask)).min(HUGE));
-        }
-    }
-
-    pub(super) const fn sizes(&self) -> Sizes {
-        self.0
-    }
+/// The sizes of a gap from `from` to `to`, which is behind that.
+#[inline]
+pub(super) fn sizes(from: u64, to: u64) -> Sizes {
+    // Cut off so far above `HUGE` that it stays at least that without the way to the first multiple; and cut off there
+    // afterwards, so that a part of a gap is not larger in any way.
+    const CUT: u64 = (HUGE + FARTHEST) as u64;
+    let length = size((to.saturating_sub(from) / PAGE_BYTES).min(CUT));
+    let way = size((from.wrapping_neg() / PAGE_BYTES) % FARTHEST as u64);
+    MASKS.map(|mask| (length - (way & mask)).clamp(0, HUGE))
 }
 
 /// `at` rounded up to a multiple of `align`, a power of two.

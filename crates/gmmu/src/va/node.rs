@@ -18,6 +18,22 @@ pub(super) struct Row {
     pub(super) sizes: Sizes,
 }
 
+/// Where a node is in the node above it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seat {
+    /// [`NONE`] for the root.
+    pub(super) parent: u32,
+    pub(super) slot: u32,
+}
+
+impl Seat {
+    pub(super) const NONE: Self = Self { parent: NONE, slot: 0 };
+
+    pub(super) const fn slot(self) -> usize {
+        self.slot as usize
+    }
+}
+
 /// What leaves and inner nodes have in common: up to [`FAN`] items in order.
 pub(super) trait Node {
     type Item;
@@ -105,21 +121,26 @@ pub(super) fn count_up_to<X>(values: &[X; FAN], number: impl Fn(&X) -> u64, limi
     part * 4 + values.chunks_exact(4).nth(part).map_or(0, |part| part.iter().map(upto).sum())
 }
 
-/// The slots whose value is such, as bits. Four at a time and without shifts by the slot: so compilers see what the
-/// processor can do at once.
-#[inline]
-fn slots<X>(values: &[X; FAN], such: impl Fn(&X) -> bool) -> u32 {
-    let mut bits = [0; 4];
-    for part in values.chunks_exact(4).rev() {
-        bits.iter_mut().zip(part).for_each(|(bits, value)| *bits = *bits * 16 + u32::from(such(value)));
+/// One bit for each slot.
+const BITS: [u32; FAN] = {
+    let (mut bits, mut slot) = ([1; FAN], 0);
+    while slot < FAN {
+        bits[slot] <<= slot;
+        slot += 1;
     }
-    bits[0] + bits[1] * 2 + bits[2] * 4 + bits[3] * 8
-}
+    bits
+};
 
-/// Not inlined: among other work, compilers compare these sizes one by one.
+/// The slots with at least `size`, as bits: four sums without shifts by the slot, so that compilers see what the
+/// processor can do at once. Not inlined: among other work, they compare one by one.
 #[inline(never)]
 fn at_least(sizes: &[Size; FAN], size: Size) -> u32 {
-    slots(sizes, |has| *has >= size)
+    let mut found = [0; 4];
+    for (sizes, bits) in sizes.chunks_exact(4).zip(BITS.chunks_exact(4)) {
+        let sizes = sizes.iter().zip(bits).map(|(has, bit)| if *has >= size { *bit } else { 0 });
+        found.iter_mut().zip(sizes).for_each(|(found, bit)| *found |= bit);
+    }
+    found[0] | found[1] | found[2] | found[3]
 }
 
 #[inline]
@@ -130,7 +151,7 @@ fn greatest(sizes: &[Size; FAN]) -> Size {
 /// Rows in order, each field in an array of its own, and the sizes of each kind too: what is compared lies together.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Inner {
-    pub(super) parent: u32,
+    pub(super) seat: Seat,
     len: u32,
     /// The largest sizes of all children: what the parent knows of this node.
     pub(super) top: Sizes,
@@ -142,9 +163,9 @@ pub(super) struct Inner {
 }
 
 impl Inner {
-    pub(super) const fn new(parent: u32) -> Self {
+    pub(super) const fn new(seat: Seat) -> Self {
         let (child, bound) = ([NONE; FAN], [u64::MAX; FAN]);
-        Self { parent, len: 0, top: [0; KINDS], child, bound, sizes: [[0; FAN]; KINDS] }
+        Self { seat, len: 0, top: [0; KINDS], child, bound, sizes: [[0; FAN]; KINDS] }
     }
 
     #[inline]
@@ -165,12 +186,6 @@ impl Inner {
 
     pub(super) fn children(&self) -> impl Iterator<Item = u32> {
         self.child.into_iter().take(self.len())
-    }
-
-    /// Where a child is.
-    #[inline]
-    pub(super) fn slot_of(&self, child: u32) -> usize {
-        slots(&self.child, |at| *at == child).trailing_zeros() as usize
     }
 
     /// The children that have a gap of at least `size` pages, which is not 0, as bits.
@@ -198,15 +213,14 @@ impl Inner {
         // Not changed in place: whoever reads as a whole what was just written in parts has to wait.
         let (mut tops, mut changed) = (self.top, false);
         for ((all, top), size) in self.sizes.iter_mut().zip(&mut tops).zip(sizes) {
-            let old = core::mem::replace(all.get_mut(slot)?, size);
-            let best = match size < *top {
+            let old = core::mem::replace(&mut all[slot % FAN], size);
+            if size > *top {
+                (*top, changed) = (size, true);
+            } else if size < *top && old == *top {
                 // Only where the largest became smaller the others have to be looked at.
-                true if old == *top => greatest(all),
-                true => *top,
-                false => size,
-            };
-            changed |= best != *top;
-            *top = best;
+                *top = greatest(all);
+                changed |= *top != old;
+            }
         }
         self.top = tops;
         changed.then_some(tops)

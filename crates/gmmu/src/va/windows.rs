@@ -49,6 +49,10 @@ impl Windows {
         Ok(())
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = Range<u64>> + '_ {
         self.list.iter().cloned()
     }
