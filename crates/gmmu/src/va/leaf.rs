@@ -2,8 +2,8 @@
 
 use core::ops::Range;
 
-use super::gap::{align_up, sizes, Edge, Gap, Sizes, KINDS, NO_GAP};
-use super::node::{close, count_up_to, differ, larger, loses, open, set, Node, Row, Seat, FAN, NONE};
+use super::gap::{align_up, cap, sizes, widen, Edge, Gap, Sizes, KINDS, NO_GAP};
+use super::node::{close, count_up_to, differ, larger, loses, open, reach, set, Node, Row, Seat, FAN, NONE};
 use super::request::Wish;
 use crate::addr::PAGE_BYTES;
 
@@ -98,19 +98,32 @@ impl<T> Leaf<T> {
     /// [`insert`](Self::insert), and says what the nodes above have to know.
     #[inline]
     pub(super) fn admit(&mut self, slot: usize, span: Span, value: T) -> Option<(Seat, Sizes)> {
-        let gone = self.spans.sizes(slot);
-        self.insert(slot, span, value);
-        let known = gone != NO_GAP && self.spans.is_plain(slot);
-        let come = if known { NO_GAP } else { self.spans.sizes_around(slot) };
-        self.spans.note_sizes(gone, come)
+        if !self.spans.is_plain(slot) || span.guard > 0 {
+            return self.admit_any(slot, span, value);
+        }
+        self.places = self.places.lower(self.spans.len(), slot);
+        *self.place(slot) = Some(value);
+        self.spans.admit(slot, span.start, span.end)
     }
 
+    #[inline(never)]
+    fn admit_any(&mut self, slot: usize, span: Span, value: T) -> Option<(Seat, Sizes)> {
+        let gone = self.spans.sizes(slot);
+        self.insert(slot, span, value);
+        self.spans.note_sizes(gone, self.spans.sizes_around(slot))
+    }
+
+    /// Removes a range, and says what the nodes above have to know.
     #[inline]
-    pub(super) fn remove(&mut self, slot: usize) -> Option<T> {
+    pub(super) fn remove(&mut self, slot: usize) -> (Option<T>, Option<(Seat, Sizes)>) {
         let value = self.place(slot).take();
         self.places = self.places.raise(slot, self.spans.len().saturating_sub(1));
-        self.spans.remove(slot);
-        value
+        let above = if self.spans.is_plain(slot) && slot + 1 < self.spans.len() {
+            self.spans.dismiss(slot)
+        } else {
+            self.spans.dismiss_any(slot)
+        };
+        (value, above)
     }
 }
 
@@ -247,6 +260,49 @@ impl Spans {
         self.mark(slot + 1);
     }
 
+    /// [`insert`](Self::insert) between ranges without guard gaps, whose gaps are nobody else's.
+    #[inline]
+    fn admit(&mut self, slot: usize, start: u64, end: u64) -> Option<(Seat, Sizes)> {
+        let (len, (from, to)) = (self.len(), self.between(slot));
+        let (above, below) = (u32::MAX << slot, !(u32::MAX << slot));
+        let was = self.holes & 1 << slot != 0;
+        let parts = u32::from(from < start) | u32::from(was && end < to) << 1;
+        self.holes = (self.holes & below) | (self.holes & above << 1) << 1 | parts << slot;
+        open(&mut self.range, len, slot);
+        set(&mut self.range, slot, (start, end));
+        self.len = self.len.saturating_add(1);
+        let old = self.top;
+        if !was {
+            // The gap behind all ranges is in no leaf; a part of it is now.
+            self.top = if from < start { larger(old, sizes(from, start)) } else { old };
+        } else if reach(sizes(from, to), old) {
+            self.top = self.largest();
+        }
+        differ(old, self.top).then_some((self.seat, self.top))
+    }
+
+    /// [`remove`](Self::remove) between ranges without guard gaps: what is free then is larger in every way than the
+    /// gaps before and behind were.
+    #[inline]
+    fn dismiss(&mut self, slot: usize) -> Option<(Seat, Sizes)> {
+        let (len, from, to) = (self.len(), self.between(slot).0, self.between(slot + 1).1);
+        let (above, below) = (u32::MAX << slot, !(u32::MAX << slot));
+        self.holes = (self.holes & below) | (self.holes >> 1 & above << 1) | 1 << slot;
+        close(&mut self.range, len, slot);
+        set(&mut self.range, len.saturating_sub(1), NO_RANGE);
+        self.len = self.len.saturating_sub(1);
+        let old = self.top;
+        self.top = larger(old, sizes(from, to));
+        differ(old, self.top).then_some((self.seat, self.top))
+    }
+
+    #[inline(never)]
+    fn dismiss_any(&mut self, slot: usize) -> Option<(Seat, Sizes)> {
+        let gone = self.sizes_around(slot);
+        self.remove(slot);
+        self.note_sizes(gone, self.sizes(slot))
+    }
+
     #[inline]
     fn remove(&mut self, slot: usize) {
         let (len, left) = (self.len(), self.len.saturating_sub(1));
@@ -339,10 +395,16 @@ impl Spans {
         Some(Gap { before: self.edge_before(slot), after: edge(span.start, span.guard) })
     }
 
+    /// Where the range before `slot` ends, and where that in `slot` starts.
+    #[inline]
+    fn between(&self, slot: usize) -> (u64, u64) {
+        (self.end_before(slot), self.range.get(slot).map_or(u64::MAX, |range| range.0))
+    }
+
     /// Where the gap before a range may be used if nobody asks for guard gaps.
     #[inline]
     fn usable(&self, slot: usize) -> (u64, u64) {
-        let (from, to) = (self.end_before(slot), self.range.get(slot).map_or(u64::MAX, |range| range.0));
+        let (from, to) = self.between(slot);
         if self.guarded || slot == 0 {
             let away = (bytes(self.guard_before(slot)), bytes(self.guard_of(slot)));
             return (from.saturating_add(away.0), to.saturating_sub(away.1));
@@ -396,7 +458,7 @@ impl Spans {
     /// Whether the gaps before and behind a range are parts of what is free without it, and so smaller than that in every
     /// way. Guard gaps break this: without the range between, they reach farther. And nothing is known below `base`.
     #[inline]
-    pub(super) fn is_plain(&self, slot: usize) -> bool {
+    fn is_plain(&self, slot: usize) -> bool {
         slot > 0 && !self.guarded
     }
 
@@ -406,14 +468,17 @@ impl Spans {
     }
 
     /// The largest sizes of all gaps.
-    #[inline]
-    pub(super) fn largest(&self) -> Sizes {
-        let (mut largest, mut holes) = (NO_GAP, self.holes);
+    fn largest(&self) -> Sizes {
+        if self.guarded {
+            return (0..self.len()).fold(NO_GAP, |largest, slot| larger(largest, self.sizes(slot)));
+        }
+        let (mut largest, mut holes) = (self.sizes(0), self.holes & !1);
         while holes != 0 {
-            largest = larger(largest, self.sizes(holes.trailing_zeros() as usize));
+            let (from, to) = self.between(holes.trailing_zeros() as usize % FAN);
+            largest = widen(largest, from, to);
             holes &= holes - 1;
         }
-        largest
+        cap(largest)
     }
 
     /// Takes note that gaps of at most the sizes `gone` gave way to others, the largest of them of the sizes `come`, which

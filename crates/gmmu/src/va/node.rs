@@ -81,6 +81,12 @@ pub(super) fn larger(mut one: Sizes, other: Sizes) -> Sizes {
     one
 }
 
+/// Whether one of `sizes` is the largest of its kind.
+#[inline]
+pub(super) fn reach(sizes: Sizes, best: Sizes) -> bool {
+    sizes.iter().zip(&best).fold(false, |any, (size, best)| any | ((size >= best) & (*best > 0)))
+}
+
 /// Whether something of sizes `old` was the largest of some kind, `best`, and is not any more with sizes `new`: then,
 /// and only then, the others have to be looked at.
 #[inline]
@@ -188,7 +194,7 @@ impl Inner {
         self.child.into_iter().take(self.len())
     }
 
-    /// The children that have a gap of at least `size` pages, which is not 0, as bits.
+    /// The children that have a gap of at least `size`, which is not 0, as bits.
     #[inline]
     pub(super) fn with(&self, kind: usize, size: Size) -> u32 {
         // Masked, so that no check of bounds is left.
@@ -198,32 +204,33 @@ impl Inner {
     #[inline]
     pub(super) fn sizes(&self, slot: usize) -> Sizes {
         let mut sizes = [0; KINDS];
-        sizes.iter_mut().zip(&self.sizes).for_each(|(size, all)| *size = all.get(slot).copied().unwrap_or(0));
+        sizes.iter_mut().zip(&self.sizes).for_each(|(size, all)| *size = all[slot % FAN]);
         sizes
     }
 
     #[inline]
     fn set_sizes(&mut self, slot: usize, sizes: Sizes) {
-        self.sizes.iter_mut().zip(sizes).for_each(|(all, size)| set(all, slot, size));
+        self.sizes.iter_mut().zip(sizes).for_each(|(all, size)| all[slot % FAN] = size);
     }
 
     /// Takes note of the sizes of a child. Returns the largest of all children where that changes.
     #[inline]
     pub(super) fn note_sizes(&mut self, slot: usize, sizes: Sizes) -> Option<Sizes> {
-        // Not changed in place: whoever reads as a whole what was just written in parts has to wait.
-        let (mut tops, mut changed) = (self.top, false);
-        for ((all, top), size) in self.sizes.iter_mut().zip(&mut tops).zip(sizes) {
-            let old = core::mem::replace(&mut all[slot % FAN], size);
-            if size > *top {
-                (*top, changed) = (size, true);
-            } else if size < *top && old == *top {
-                // Only where the largest became smaller the others have to be looked at.
-                *top = greatest(all);
-                changed |= *top != old;
+        // Not changed in place: whoever reads as a whole what was just written in parts has to wait. And hardly any
+        // branches: what became of which kind is a matter of chance.
+        let (old, before) = (self.top, self.sizes(slot));
+        let mut top = larger(old, sizes);
+        self.set_sizes(slot, sizes);
+        // Only where the largest became smaller the others have to be looked at.
+        if loses(old, before, sizes) {
+            for (kind, top) in top.iter_mut().enumerate() {
+                if before[kind] == old[kind] && sizes[kind] < before[kind] {
+                    *top = greatest(&self.sizes[kind]);
+                }
             }
         }
-        self.top = tops;
-        changed.then_some(tops)
+        self.top = top;
+        differ(old, top).then_some(top)
     }
 
     /// Takes note of where a child ends. Returns whether anything changed for the node above.

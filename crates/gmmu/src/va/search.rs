@@ -1,6 +1,6 @@
 //! Where something fits: the gaps in order, skipping whole subtrees in which no gap is large enough.
 
-use super::gap::{kind_for, pages, Size};
+use super::gap::{grains, kind_for, Size, GRAIN};
 use super::node::{Inner, Seat, FAN, NONE};
 use super::request::Wish;
 use super::tree::{Pos, Tree};
@@ -17,7 +17,7 @@ struct Sought {
 
 impl Sought {
     fn new(wish: &Wish) -> Self {
-        Self { kind: kind_for(wish.align), size: pages(wish.bytes), high: false }
+        Self { kind: kind_for(wish.align), size: grains(wish.bytes), high: false }
     }
 
     /// The first child with a gap of the size sought.
@@ -188,7 +188,7 @@ impl<T> Tree<T> {
             None => self.spans(self.root).map_or(0, |spans| spans.top[0]),
         };
         let tail = self.tail_gap();
-        (tail.room(0, 0, u64::MAX) / PAGE_BYTES).max(u64::try_from(below).unwrap_or(0))
+        (tail.room(0, 0, u64::MAX) / PAGE_BYTES).max(u64::try_from(below).unwrap_or(0) * GRAIN / PAGE_BYTES)
     }
 
     /// How many bytes from `at` on, below `hi`, a range with guard gaps may have.

@@ -7,7 +7,7 @@
 use core::ops::Range;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use super::gap::{Edge, Gap, Sizes, NO_GAP};
+use super::gap::{Edge, Gap, Sizes};
 use super::leaf::{Leaf, Span, Spans, NO_GUARD};
 use super::node::{Inner, Seat, MIN, NONE};
 use super::request::InsertError;
@@ -288,10 +288,8 @@ impl<T> Tree<T> {
         let slot = leaf.spans.seek(start);
         let span = leaf.spans.span(slot).filter(|span| span.start == start)?;
         let last = slot + 1 == leaf.spans.len();
-        let gone = if !last && leaf.spans.is_plain(slot) { NO_GAP } else { leaf.spans.sizes_around(slot) };
-        let value = leaf.remove(slot)?;
-        let left = leaf.spans.len();
-        let above = leaf.spans.note_sizes(gone, leaf.spans.sizes(slot));
+        let (value, above) = leaf.remove(slot);
+        let (value, left) = (value?, leaf.spans.len());
         self.len = self.len.saturating_sub(1);
         self.settle(above);
         if last {
