@@ -127,34 +127,25 @@ pub(super) fn count_up_to<X>(values: &[X; FAN], number: impl Fn(&X) -> u64, limi
     part * 4 + values.chunks_exact(4).nth(part).map_or(0, |part| part.iter().map(upto).sum())
 }
 
-/// One bit for each slot.
-const BITS: [u32; FAN] = {
-    let (mut bits, mut slot) = ([1; FAN], 0);
-    while slot < FAN {
-        bits[slot] <<= slot;
-        slot += 1;
-    }
-    bits
-};
-
-/// The slots with at least `size`, as bits: four sums without shifts by the slot, so that compilers see what the
-/// processor can do at once. Not inlined: among other work, they compare one by one.
+/// The slots whose size of a kind is at least `size`, as bits. Not inlined: it needs all registers.
 #[inline(never)]
-fn at_least(sizes: &[Size; FAN], size: Size) -> u32 {
+fn at_least(sizes: &[Sizes; FAN], kind: usize, size: Size) -> u32 {
     let mut found = [0; 4];
-    for (sizes, bits) in sizes.chunks_exact(4).zip(BITS.chunks_exact(4)) {
-        let sizes = sizes.iter().zip(bits).map(|(has, bit)| if *has >= size { *bit } else { 0 });
-        found.iter_mut().zip(sizes).for_each(|(found, bit)| *found |= bit);
+    for part in sizes.chunks_exact(4).rev() {
+        let such = |sizes: &Sizes| u32::from(sizes[kind % KINDS] >= size);
+        found.iter_mut().zip(part).for_each(|(found, sizes)| *found = *found * 16 + such(sizes));
     }
-    found[0] | found[1] | found[2] | found[3]
+    found[0] + found[1] * 2 + found[2] * 4 + found[3] * 8
 }
 
+/// The largest of each kind.
 #[inline]
-fn greatest(sizes: &[Size; FAN]) -> Size {
-    sizes.iter().fold(0, |best, size| best.max(*size))
+fn greatest(sizes: &[Sizes; FAN]) -> Sizes {
+    sizes.iter().fold([0; KINDS], |best, sizes| larger(best, *sizes))
 }
 
-/// Rows in order, each field in an array of its own, and the sizes of each kind too: what is compared lies together.
+/// Rows in order, each field in an array of its own. The sizes of a row lie together: they are compared and written all
+/// at once.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Inner {
     pub(super) seat: Seat,
@@ -165,13 +156,13 @@ pub(super) struct Inner {
     /// `u64::MAX` where there is no child.
     bound: [u64; FAN],
     /// 0 where there is no child.
-    sizes: [[Size; FAN]; KINDS],
+    sizes: [Sizes; FAN],
 }
 
 impl Inner {
     pub(super) const fn new(seat: Seat) -> Self {
         let (child, bound) = ([NONE; FAN], [u64::MAX; FAN]);
-        Self { seat, len: 0, top: [0; KINDS], child, bound, sizes: [[0; FAN]; KINDS] }
+        Self { seat, len: 0, top: [0; KINDS], child, bound, sizes: [[0; KINDS]; FAN] }
     }
 
     #[inline]
@@ -197,38 +188,17 @@ impl Inner {
     /// The children that have a gap of at least `size`, which is not 0, as bits.
     #[inline]
     pub(super) fn with(&self, kind: usize, size: Size) -> u32 {
-        // Masked, so that no check of bounds is left.
-        at_least(&self.sizes[kind % KINDS], size)
-    }
-
-    #[inline]
-    pub(super) fn sizes(&self, slot: usize) -> Sizes {
-        let mut sizes = [0; KINDS];
-        sizes.iter_mut().zip(&self.sizes).for_each(|(size, all)| *size = all[slot % FAN]);
-        sizes
-    }
-
-    #[inline]
-    fn set_sizes(&mut self, slot: usize, sizes: Sizes) {
-        self.sizes.iter_mut().zip(sizes).for_each(|(all, size)| all[slot % FAN] = size);
+        at_least(&self.sizes, kind, size)
     }
 
     /// Takes note of the sizes of a child. Returns the largest of all children where that changes.
     #[inline]
     pub(super) fn note_sizes(&mut self, slot: usize, sizes: Sizes) -> Option<Sizes> {
-        // Not changed in place: whoever reads as a whole what was just written in parts has to wait. And hardly any
-        // branches: what became of which kind is a matter of chance.
-        let (old, before) = (self.top, self.sizes(slot));
-        let mut top = larger(old, sizes);
-        self.set_sizes(slot, sizes);
-        // Only where the largest became smaller the others have to be looked at.
-        if loses(old, before, sizes) {
-            for (kind, top) in top.iter_mut().enumerate() {
-                if before[kind] == old[kind] && sizes[kind] < before[kind] {
-                    *top = greatest(&self.sizes[kind]);
-                }
-            }
-        }
+        // Masked, so that no check of bounds is left.
+        let (old, before) = (self.top, core::mem::replace(&mut self.sizes[slot % FAN], sizes));
+        // Only where the largest became smaller the others have to be looked at: of all kinds, for of which that is so
+        // is a matter of chance.
+        let top = if loses(old, before, sizes) { greatest(&self.sizes) } else { larger(old, sizes) };
         self.top = top;
         differ(old, top).then_some(top)
     }
@@ -242,16 +212,14 @@ impl Inner {
     /// Looks at the sizes of all children.
     #[inline]
     pub(super) fn largest(&self) -> Sizes {
-        let mut top = [0; KINDS];
-        top.iter_mut().zip(&self.sizes).for_each(|(top, sizes)| *top = greatest(sizes));
-        top
+        greatest(&self.sizes)
     }
 
     pub(super) fn insert(&mut self, slot: usize, row: Row) {
         let len = self.len();
         open(&mut self.child, len, slot);
         open(&mut self.bound, len, slot);
-        self.sizes.iter_mut().for_each(|sizes| open(sizes, len, slot));
+        open(&mut self.sizes, len, slot);
         self.put(slot, row);
         self.len = self.len.saturating_add(1);
     }
@@ -260,7 +228,7 @@ impl Inner {
         let len = self.len();
         close(&mut self.child, len, slot);
         close(&mut self.bound, len, slot);
-        self.sizes.iter_mut().for_each(|sizes| close(sizes, len, slot));
+        close(&mut self.sizes, len, slot);
         self.cut(len.saturating_sub(1));
     }
 
@@ -270,7 +238,7 @@ impl Inner {
     }
 
     pub(super) fn row_of(&self, slot: usize) -> Option<Row> {
-        Some(Row { child: self.child(slot)?, bound: *self.bound.get(slot)?, sizes: self.sizes(slot) })
+        Some(Row { child: self.child(slot)?, bound: *self.bound.get(slot)?, sizes: *self.sizes.get(slot)? })
     }
 }
 
@@ -286,7 +254,7 @@ impl Node for Inner {
         self.len = u32::try_from(len).unwrap_or(0);
         self.child.iter_mut().skip(len).for_each(|child| *child = NONE);
         self.bound.iter_mut().skip(len).for_each(|bound| *bound = u64::MAX);
-        self.sizes.iter_mut().for_each(|sizes| sizes.iter_mut().skip(len).for_each(|size| *size = 0));
+        self.sizes.iter_mut().skip(len).for_each(|sizes| *sizes = [0; KINDS]);
     }
 
     fn take(&mut self, slot: usize) -> Option<Row> {
@@ -296,6 +264,6 @@ impl Node for Inner {
     fn put(&mut self, slot: usize, row: Row) {
         set(&mut self.child, slot, row.child);
         set(&mut self.bound, slot, row.bound);
-        self.set_sizes(slot, row.sizes);
+        set(&mut self.sizes, slot, row.sizes);
     }
 }
