@@ -365,8 +365,14 @@ impl Spans {
         }
     }
 
+    /// Whether the range in `slot` starts at `va`.
     #[inline]
-    fn end_before(&self, slot: usize) -> u64 {
+    pub(super) fn starts_at(&self, slot: usize, va: u64) -> bool {
+        slot < self.len() && self.range.get(slot).is_some_and(|range| range.0 == va)
+    }
+
+    #[inline]
+    pub(super) fn end_before(&self, slot: usize) -> u64 {
         self.range.get(slot.wrapping_sub(1)).map_or(self.before, |range| range.1)
     }
 

@@ -130,12 +130,7 @@ pub(super) fn count_up_to<X>(values: &[X; FAN], number: impl Fn(&X) -> u64, limi
 /// The slots whose size of a kind is at least `size`, as bits. Not inlined: it needs all registers.
 #[inline(never)]
 fn at_least(sizes: &[Sizes; FAN], kind: usize, size: Size) -> u32 {
-    let mut found = [0; 4];
-    for part in sizes.chunks_exact(4).rev() {
-        let such = |sizes: &Sizes| u32::from(sizes[kind % KINDS] >= size);
-        found.iter_mut().zip(part).for_each(|(found, sizes)| *found = *found * 16 + such(sizes));
-    }
-    found[0] + found[1] * 2 + found[2] * 4 + found[3] * 8
+    sizes.iter().rev().fold(0, |bits, sizes| bits * 2 + u32::from(sizes[kind % KINDS] >= size))
 }
 
 /// The largest of each kind.

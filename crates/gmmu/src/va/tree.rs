@@ -109,6 +109,11 @@ impl<T> Tree<T> {
         self.near_slot.store(u32::try_from(pos.slot).unwrap_or(0), Ordering::Relaxed);
     }
 
+    #[inline]
+    fn guessed(&self) -> (u32, usize) {
+        (self.near.load(Ordering::Relaxed), self.near_slot.load(Ordering::Relaxed) as usize)
+    }
+
     pub(super) fn guess_tail(&self) {
         let slot = self.spans(self.tail).map_or(0, Spans::len);
         self.guess(Pos { leaf: self.tail, slot });
@@ -121,6 +126,12 @@ impl<T> Tree<T> {
         if self.spans(near).is_some_and(|spans| spans.covers(va)) {
             return Some(near);
         }
+        self.descend(va)
+    }
+
+    /// The same, without a guess.
+    #[inline]
+    fn descend(&self, va: u64) -> Option<u32> {
         let mut node = self.root;
         for _ in 0..self.depth {
             let inner = self.inners.get(node)?;
@@ -189,7 +200,7 @@ impl<T> Tree<T> {
     /// Inserts a range within the limits.
     pub(super) fn insert(&mut self, range: Range<u64>, guard: u32, value: T) -> Result<(), (InsertError, T)> {
         // No two ranges lie in one gap, so a guess that admits this one is right.
-        let (near, slot) = (self.near.load(Ordering::Relaxed), self.near_slot.load(Ordering::Relaxed) as usize);
+        let (near, slot) = self.guessed();
         if let Some(leaf) = self.leaves.get_mut(near).filter(|leaf| leaf.spans.admits(slot, &range)) {
             if self.room > 0 {
                 let above = leaf.admit(slot, Span { start: range.start, end: range.end, guard }, value);
@@ -283,10 +294,19 @@ impl<T> Tree<T> {
 
     /// Removes the range that starts at `start`.
     pub(super) fn remove(&mut self, start: u64) -> Option<(Range<u64>, T)> {
-        let node = self.leaf_of(start)?;
+        let (near, slot) = self.guessed();
+        let (node, slot) = match self.spans(near) {
+            Some(spans) if spans.starts_at(slot, start) => (near, slot),
+            _ => {
+                let node = self.descend(start)?;
+                (node, self.spans(node)?.seek(start))
+            }
+        };
         let leaf = self.leaves.get_mut(node)?;
-        let slot = leaf.spans.seek(start);
-        let span = leaf.spans.span(slot).filter(|span| span.start == start)?;
+        if !leaf.spans.starts_at(slot, start) {
+            return None;
+        }
+        let end = leaf.spans.end_before(slot + 1);
         let last = slot + 1 == leaf.spans.len();
         let (value, above) = leaf.remove(slot);
         let (value, left) = (value?, leaf.spans.len());
@@ -298,7 +318,7 @@ impl<T> Tree<T> {
         if left < MIN {
             self.shrink(node, left);
         }
-        Some((start..span.end, value))
+        Some((start..end, value))
     }
 
     /// Takes care of a leaf with as few ranges as `left`.
