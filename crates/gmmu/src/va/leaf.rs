@@ -4,6 +4,7 @@ use core::ops::Range;
 
 use super::gap::{align_up, cap, sizes, widen, Edge, Gap, Sizes, KINDS, NO_GAP};
 use super::node::{close, count_up_to, differ, larger, loses, open, reach, set, Node, Row, Seat, FAN, NONE};
+use super::places::Places;
 use super::request::Wish;
 use crate::addr::PAGE_BYTES;
 
@@ -30,44 +31,6 @@ pub(super) struct Leaf<T> {
     values: [Option<T>; FAN],
 }
 
-/// Which place each range's value has: four bits for each slot, those of places that are free behind the others.
-#[derive(Clone, Copy, Debug)]
-struct Places(u64);
-
-const _: () = assert!(FAN == 16, "a place has four bits");
-
-impl Places {
-    const IN_ORDER: Self = Self(0xfedc_ba98_7654_3210);
-
-    /// The bits below a slot.
-    #[inline]
-    const fn below(slot: usize) -> u64 {
-        (1u64 << (slot % FAN * 4)).wrapping_sub(1)
-    }
-
-    #[inline]
-    const fn of(self, slot: usize) -> usize {
-        (self.0 >> (slot % FAN * 4)) as usize % FAN
-    }
-
-    /// Moves the place of slot `from` down to the slot `to`, those between up.
-    #[inline]
-    const fn lower(self, from: usize, to: usize) -> Self {
-        let (below, upto) = (Self::below(to), Self::below(from) << 4 | 15);
-        let (moved, place) = ((self.0 << 4) & upto & !below & !15, (self.0 >> (from % FAN * 4)) & 15);
-        let hole = 15 << (to % FAN * 4);
-        Self((self.0 & (below | !upto)) | (moved & !hole) | place << (to % FAN * 4))
-    }
-
-    /// Moves the place of slot `from` up to the slot `to`, those between down.
-    #[inline]
-    const fn raise(self, from: usize, to: usize) -> Self {
-        let (below, upto) = (Self::below(from), Self::below(to) << 4 | 15);
-        let (moved, place) = ((self.0 >> 4) & (upto >> 4) & !below, (self.0 >> (from % FAN * 4)) & 15);
-        Self((self.0 & (below | !upto)) | moved | place << (to % FAN * 4))
-    }
-}
-
 impl<T> Leaf<T> {
     pub(super) const fn new(before: u64, before_guard: u32) -> Self {
         Self { spans: Spans::new(before, before_guard), places: Places::IN_ORDER, values: [const { None }; FAN] }
@@ -76,6 +39,15 @@ impl<T> Leaf<T> {
     #[inline]
     fn place(&mut self, slot: usize) -> &mut Option<T> {
         &mut self.values[self.places.of(slot)]
+    }
+
+    /// [`Spans::seek`] for one who wants the value. Which one it is turns out late: so that the processor does not wait
+    /// for memory twice, it is made to look at some all over the leaf meanwhile.
+    #[inline]
+    pub(super) fn seek_value(&self, va: u64) -> usize {
+        let some = self.values.iter().step_by(4);
+        core::hint::black_box(some.map(|value| usize::from(value.is_some())).sum::<usize>());
+        self.spans.seek(va)
     }
 
     #[inline]

@@ -17,6 +17,7 @@ mod check;
 mod gap;
 mod leaf;
 mod node;
+mod places;
 mod request;
 mod search;
 mod shape;

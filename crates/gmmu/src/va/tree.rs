@@ -299,7 +299,7 @@ impl<T> Tree<T> {
             Some(spans) if spans.starts_at(slot, start) => (near, slot),
             _ => {
                 let node = self.descend(start)?;
-                (node, self.spans(node)?.seek(start))
+                (node, self.leaves.get(node)?.seek_value(start))
             }
         };
         let leaf = self.leaves.get_mut(node)?;
