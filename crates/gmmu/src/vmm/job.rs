@@ -112,11 +112,6 @@ impl OwnedRound {
         self.leaves.is_empty() && self.links.is_empty()
     }
 
-    /// An empty round with the same invalidate.
-    pub(crate) const fn copy(&self) -> Self {
-        Self::new(self.flush.what)
-    }
-
     /// Makes the invalidate reach at least `depth`.
     pub(crate) fn deepen(&mut self, depth: Depth) {
         self.flush.what.depth = self.flush.what.depth.max(depth);

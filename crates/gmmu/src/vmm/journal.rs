@@ -50,6 +50,11 @@ impl Journal {
         self.note_hung(place, stride, old, new);
     }
 
+    /// Notes that `new` hangs on `entries` slots where `old` did; both are plain.
+    pub(super) fn note_run(&mut self, place: Place, stride: u16, entries: u16, old: Child, new: Child) {
+        let _ = self.steps.push_within(Step::Hung { place, entries, stride, old, new });
+    }
+
     /// Notes that `new` hangs where `old` did.
     pub(super) fn note_hung(&mut self, place: Place, stride: u16, old: Child, new: Child) {
         // Only runs of what has no number can be joined.

@@ -25,20 +25,16 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
         let level = level::<F>(n);
         let dual = level.entry_bytes == 16;
         let count = (pages.end - pages.start) >> level.shift;
-        let mut before = None;
-        let mut rewritten = true;
-        for entry in 0..count {
-            let va = pages.start + (entry << level.shift);
-            let place = Place { directory: number, slot: entry_slot::<F>(n, va) };
-            if self.tree.child(place) != Child::Leaf {
-                rewritten = false;
-                if self.set.tables_first && target.piece.page == PageSize::Size512M && before.is_none() {
-                    before = Some(self.invalid_tables()?);
-                }
-            }
-            self.occupy(n, place, Child::Leaf, before)?;
-        }
         let first = Place { directory: number, slot: entry_slot::<F>(n, pages.start) };
+        let rewritten = self.replace_run(n, first, count, Child::Leaf, Child::Leaf)?;
+        let tables_first = self.set.tables_first && target.piece.page == PageSize::Size512M;
+        if !rewritten && (tables_first || !self.replace_run(n, first, count, Child::Empty, Child::Leaf)?) {
+            let before = if tables_first { Some(self.invalid_tables()?) } else { None };
+            for entry in 0..count {
+                let slot = entry_slot::<F>(n, pages.start + (entry << level.shift));
+                self.occupy(n, Place { slot, ..first }, Child::Leaf, before)?;
+            }
+        }
         let at = self.tree.word_at(first).ok_or(PrepareError::Overflow)?;
         if dual && !rewritten {
             // The image is written whole, and the half that makes it a leaf last.
@@ -49,6 +45,37 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
         self.leaf_write(at, if dual { 16 } else { 8 }, &pages, target)?;
         self.main.deepen(level.depth);
         Ok(())
+    }
+
+    /// Puts `new` in the place of `old` in neighbouring entries, if all of them hold it. Both are plain.
+    fn replace_run(&mut self, n: u8, first: Place, count: u64, old: Child, new: Child) -> Result<bool, PrepareError> {
+        self.held.journal.reserve(1)?;
+        let words = level::<F>(n).entry_bytes.to_le_bytes()[0] / 8;
+        let entries = usize::try_from(count).unwrap_or(usize::MAX);
+        let replaced = self.tree.replace_run(first, usize::from(words), entries, old, new);
+        if replaced {
+            let entries = u16::try_from(count).unwrap_or(u16::MAX);
+            self.held.journal.note_run(first, u16::from(words), entries, old, new);
+        }
+        Ok(replaced)
+    }
+
+    /// Clears neighbouring leaves of a directory at once, where nothing takes their place. Says whether that was so.
+    pub(super) fn clear_leaves(&mut self, n: u8, number: u32, pages: Range<u64>) -> Result<bool, PrepareError> {
+        let nothing_else =
+            self.set.sparse.is_empty() && self.set.change.new.is_empty() && self.set.change.sparse.is_none();
+        let level = level::<F>(n);
+        let first = Place { directory: number, slot: entry_slot::<F>(n, pages.start) };
+        let count = (pages.end - pages.start) >> level.shift;
+        if !nothing_else || !self.replace_run(n, first, count, Child::Leaf, Child::Empty)? {
+            return Ok(false);
+        }
+        self.held.own(pages)?;
+        let at = self.tree.word_at(first).ok_or(PrepareError::Overflow)?;
+        let run = Run { first: 0, step: 0, count: small(count * level.entry_bytes / 8) };
+        push_write(&mut self.main.leaves, Write { at, run, stride: 8, source: Source::Words })?;
+        self.main.deepen(level.depth);
+        Ok(true)
     }
 
     /// Lets `new`, a leaf or sparse, take one directory entry. Tables that hang there are dropped in a round before; on
@@ -99,7 +126,7 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
         for (offset, first) in [(0, 0), (8, small_half)] {
             let at = directory.with_raw(directory.raw() + offset);
             let write = Write { at, run: Run { first, step: 0, count: 256 }, stride: 16, source: Source::Words };
-            push_write(&mut self.init, write)?;
+            push_write(self.init, write)?;
         }
         Ok(directory)
     }
@@ -109,13 +136,17 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
         let level = level::<F>(n);
         let span = start..start.saturating_add(level.span());
         let child = self.tree.child(place);
-        let want = match (child, self.background(span.clone())) {
+        match child {
             // Pages stay as they are where only what lies between them changes.
-            (Child::Leaf, _) if self.set.change.sparse.is_some() => return Ok(true),
-            (Child::Directory(_) | Child::Table(_), _) | (_, Cover::Part) => return Ok(false),
+            Child::Leaf if self.set.change.sparse.is_some() => return Ok(true),
+            Child::Directory(_) | Child::Table(_) => return Ok(false),
             _ if self.new_in(span.clone()).next().is_some() => return Ok(false),
-            (_, Cover::Full) => Child::Sparse,
-            (_, Cover::None) => Child::Empty,
+            Child::Empty | Child::Leaf | Child::Sparse => {}
+        }
+        let want = match self.background(span.clone()) {
+            Cover::Full => Child::Sparse,
+            Cover::None => Child::Empty,
+            Cover::Part => return Ok(false),
         };
         if child != want {
             self.held.own(span)?;
@@ -127,25 +158,29 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
 
     /// The same for a dual entry, where empty tables give way to a sparse entry.
     pub(super) fn settle_dual(&mut self, n: u8, place: Place, start: u64) -> Result<bool, PrepareError> {
-        let halves = [place, Place { slot: place.slot + 1, ..place }].map(|place| self.tree.child(place));
-        if !halves.iter().any(|child| matches!(child, Child::Table(_))) {
+        let (big, little) = self.tree.halves(place);
+        if !matches!(big, Child::Table(_)) && !matches!(little, Child::Table(_)) {
             return self.settle(n, place, start);
         }
+        if self.set.change.sparse != Some(true) {
+            return Ok(false);
+        }
         let span = start..start + level::<F>(n).span();
-        let becomes_sparse = self.set.change.sparse == Some(true) && self.background(span.clone()) == Cover::Full;
-        let nothing_there = halves.iter().all(|&child| self.tree.is_empty_below(child))
-            && self.set.sparse_before.cover(span.clone()) == Cover::None;
-        if becomes_sparse && nothing_there {
+        let gives_way = self.background(span.clone()) == Cover::Full
+            && self.set.sparse_before.cover(span.clone()) == Cover::None
+            && self.tree.is_empty_below(big)
+            && self.tree.is_empty_below(little);
+        if gives_way {
             self.held.own(span)?;
             self.occupy(n, place, Child::Sparse, None)?;
             self.write_settled(n, place, Child::Sparse)?;
         }
-        Ok(becomes_sparse && nothing_there)
+        Ok(gives_way)
     }
 
     fn write_settled(&mut self, n: u8, place: Place, want: Child) -> Result<(), PrepareError> {
         let level = level::<F>(n);
-        let word = if want == Child::Sparse { self.sparse_entry } else { 0 };
+        let word = if want == Child::Sparse { self.set.nothing.sparse_entry } else { 0 };
         let at = self.tree.word_at(place).ok_or(PrepareError::Overflow)?;
         push_write(&mut self.main.leaves, one_word(at, word))?;
         if level.entry_bytes == 16 {

@@ -11,9 +11,9 @@ use super::job::{push_write, OwnedRound};
 use super::journal::Journal;
 use super::piece::{Backed, Piece};
 use super::request::{Live, PrepareError};
-use crate::addr::TableAddr;
+use crate::addr::{PageSize, TableAddr};
 use crate::device::{Acknowledge, Depth, DeviceError, Invalidate, Run, Scope, TablePool};
-use crate::format::{Format, Link, Pte, Slot, DUAL_SHIFT};
+use crate::format::{EncodeError, Format, Link, Pte, Slot, DUAL_SHIFT};
 use crate::storage::{List, NoMemory};
 use crate::tree::{dual_level, entry_slot, level, Child, Place, Tree, DIRECTORY_BYTES};
 use crate::va::windows::{Cover, Windows};
@@ -59,6 +59,27 @@ impl Holdings {
     }
 }
 
+/// Entries that map nothing, encoded once.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Nothing {
+    /// The entry of a 64K slot below which no 4K page lives.
+    pub(super) closed: u64,
+    /// A sparse entry of a leaf table.
+    pub(super) sparse: u64,
+    /// A sparse entry of a directory; the low word of a dual one.
+    pub(super) sparse_entry: u64,
+}
+
+impl Nothing {
+    pub(super) fn new<F: Format>() -> Result<Self, EncodeError> {
+        Ok(Self {
+            closed: F::encode_pte(&Pte::NoValid4K)?,
+            sparse: F::encode_pte(&Pte::Sparse)?,
+            sparse_entry: F::encode_link(Slot::Big, &Link::SPARSE)?,
+        })
+    }
+}
+
 /// What a planner knows of the space beside the mirror.
 #[derive(Clone, Copy)]
 pub(super) struct Setting<'a> {
@@ -67,6 +88,7 @@ pub(super) struct Setting<'a> {
     pub(super) sparse: &'a Windows,
     pub(super) sparse_before: &'a Windows,
     pub(super) change: &'a Change,
+    pub(super) nothing: Nothing,
     /// The job's number.
     pub(super) job: u64,
     pub(super) pdb: TableAddr,
@@ -81,19 +103,13 @@ pub(super) struct Planner<'a, F: Format, P> {
     pub(super) pool: &'a mut P,
     pub(super) set: Setting<'a>,
     near: Option<TableAddr>,
-    pub(super) init: List<Write>,
-    pub(super) clear: OwnedRound,
-    pub(super) main: OwnedRound,
-    pub(super) held: Holdings,
+    pub(super) init: &'a mut List<Write>,
+    pub(super) clear: &'a mut OwnedRound,
+    pub(super) main: &'a mut OwnedRound,
+    pub(super) held: &'a mut Holdings,
     /// How far the change's lists are done.
     old_at: usize,
     new_at: usize,
-    /// The entry of a 64K slot below which no 4K page lives.
-    pub(super) closed: u64,
-    /// A sparse entry of a leaf table.
-    pub(super) sparse: u64,
-    /// A sparse entry of a directory; the low word of a dual one.
-    pub(super) sparse_entry: u64,
 }
 
 impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
@@ -102,9 +118,9 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
         tree: &'a mut Tree<F>,
         pool: &'a mut P,
         set: Setting<'a>,
-        [mut clear, mut main]: [OwnedRound; 2],
-        init: List<Write>,
-        held: Holdings,
+        [clear, main]: &'a mut [OwnedRound; 2],
+        init: &'a mut List<Write>,
+        held: &'a mut Holdings,
     ) -> Self {
         let what = |ack| Invalidate { pdb: set.pdb, depth: Depth::PteOnly, scope: set.scope, ack };
         let near = tree.directory(tree.root()).map(|root| root.at);
@@ -112,23 +128,8 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
         let removes = set.change.sparse.map_or(!set.change.old.is_empty(), |on| !on);
         clear.flush = Flush::new(what(Acknowledge::Globally));
         main.flush = Flush::new(what(if removes { Acknowledge::Globally } else { Acknowledge::None }));
-        // The format has all three.
-        let word = |pte| F::encode_pte(pte).unwrap_or(0);
-        Self {
-            tree,
-            pool,
-            set,
-            near,
-            init,
-            clear,
-            main,
-            held: Holdings { adds: set.change.sparse.unwrap_or(!set.change.new.is_empty()), ..held },
-            old_at: 0,
-            new_at: 0,
-            closed: word(&Pte::NoValid4K),
-            sparse: word(&Pte::Sparse),
-            sparse_entry: F::encode_link(Slot::Big, &Link::SPARSE).unwrap_or(0),
-        }
+        held.adds = set.change.sparse.unwrap_or(!set.change.new.is_empty());
+        Self { tree, pool, set, near, init, clear, main, held, old_at: 0, new_at: 0 }
     }
 
     /// Plans the whole change.
@@ -197,6 +198,12 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
                     continue;
                 }
             }
+            if let Some(stretch) = self.old_leaves(n, va..range.end) {
+                if self.clear_leaves(n, number, stretch.clone())? {
+                    va = self.next_touched(stretch.end);
+                    continue;
+                }
+            }
             let place = Place { directory: number, slot: entry_slot::<F>(n, va) };
             if n == dual_level::<F>() {
                 if !self.settle_dual(n, place, start)? {
@@ -231,6 +238,13 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
         let old = change.old.get(self.old_at).map_or(u64::MAX, |(range, _)| range.start);
         let new = change.new.get(self.new_at).map_or(u64::MAX, |target| target.range.start);
         va.max(old.min(new))
+    }
+
+    /// The pages at the start of `range` that were leaves of a directory of level `n`.
+    fn old_leaves(&self, n: u8, range: Range<u64>) -> Option<Range<u64>> {
+        let (old, piece) = self.set.change.old.get(self.old_at).filter(|(old, _)| old.start <= range.start)?;
+        let is_leaf = piece.page > PageSize::Size64K && level::<F>(n).leaf == Some(piece.page);
+        is_leaf.then(|| range.start..old.end.min(range.end))
     }
 
     /// What is to be mapped at `va`.
@@ -322,10 +336,10 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
         let level = level::<F>(n);
         let words = level.entry_bytes / 8;
         for half in 0..words {
-            let first = if half == 0 { self.sparse_entry } else { 0 };
+            let first = if half == 0 { self.set.nothing.sparse_entry } else { 0 };
             let run = Run { first, step: 0, count: small(level.entries()) };
             let stride = level.entry_bytes.to_le_bytes()[0];
-            push_write(&mut self.init, Write { at: entry_at(at, half), run, stride, source: Source::Words })?;
+            push_write(self.init, Write { at: entry_at(at, half), run, stride, source: Source::Words })?;
         }
         Ok(())
     }
@@ -345,7 +359,7 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
     /// Notes `count` equal words for a table that nobody can reach yet.
     pub(super) fn initialise(&mut self, table: TableAddr, first: u64, count: u64, word: u64) -> Result<(), NoMemory> {
         let run = Run { first: word, step: 0, count: small(count) };
-        push_write(&mut self.init, Write { at: entry_at(table, first), run, stride: 8, source: Source::Words })
+        push_write(self.init, Write { at: entry_at(table, first), run, stride: 8, source: Source::Words })
     }
 
     /// Notes the entries of `pages`, a part of `target`, for neighbouring slots from `at` on.
@@ -412,7 +426,7 @@ pub(super) const fn one_word(at: TableAddr, word: u64) -> Write {
 }
 
 /// The directory level whose entries lead to, or are, leaves of this size.
-pub(super) fn leaf_level<F: Format>(page: crate::addr::PageSize) -> u8 {
+pub(super) fn leaf_level<F: Format>(page: PageSize) -> u8 {
     let dual = dual_level::<F>();
     (0..=dual).find(|&n| level::<F>(n).leaf == Some(page)).unwrap_or(dual)
 }

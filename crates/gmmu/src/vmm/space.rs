@@ -3,9 +3,9 @@
 use super::change::{Change, Scraps};
 use super::execute::{initialise, Flush, Write};
 use super::frames::FramesError;
-use super::job::{Body, ExecuteError, Job, OwnedRound, Receipt, State};
+use super::job::{Body, ExecuteError, Job, Receipt, State};
 use super::piece::{smallest_page, Piece, Pieces};
-use super::plan::{Holdings, Planner, Setting};
+use super::plan::{Holdings, Nothing, Planner, Setting};
 use super::record::{Before, Record};
 use super::request::{check, check_range, Backing, MapRequest, Place, PrepareError, Protection, Span};
 use crate::addr::{Pfn, PhysAddr, TableAddr, PAGE_BYTES};
@@ -91,6 +91,7 @@ pub struct Vmm<F: Format> {
     /// What reads as 0 where nothing is mapped.
     pub(super) sparse: Windows,
     pub(super) jobs: Slab<Record, 8>,
+    nothing: Nothing,
     pub(super) scraps: Scraps,
     /// Whether the root came from the pool.
     pub(super) owns_root: bool,
@@ -182,6 +183,7 @@ impl<F: Format> Vmm<F> {
             va,
             sparse,
             jobs: Slab::new(),
+            nothing: Nothing::new::<F>()?,
             scraps: Scraps::default(),
             owns_root: false,
             closing: None,
@@ -351,17 +353,14 @@ impl<F: Format> Vmm<F> {
             sparse: &self.sparse,
             sparse_before: sparse_before.as_ref().unwrap_or(&self.sparse),
             change: &change,
+            nothing: self.nothing,
             job: number,
             pdb: self.pdb,
             scope: self.scope(),
             tables_first: self.config.chip.leaf_512m_needs_tables_first,
         };
-        let idle = OwnedRound::new(body.rounds[0].flush.what);
-        let lists = body.rounds.each_mut().map(|round| core::mem::replace(round, idle.copy()));
-        let (init, held) = (core::mem::take(&mut self.scraps.init), core::mem::take(&mut self.scraps.held));
-        let mut planner = Planner::new(&mut self.tree, pool, setting, lists, init, held);
-        let planned = planner.plan();
-        let Planner { init, clear, main, held, .. } = planner;
+        let (mut init, mut held) = (core::mem::take(&mut self.scraps.init), core::mem::take(&mut self.scraps.held));
+        let planned = Planner::new(&mut self.tree, pool, setting, &mut body.rounds, &mut init, &mut held).plan();
         let Change { range, old, new, wants, sparse, .. } = change;
         self.scraps.keep_new(new);
         let before = before(sparse, old, parts);
@@ -370,8 +369,8 @@ impl<F: Format> Vmm<F> {
             return Err(why);
         }
         // A job without any writes still has a round, at the end of which it is executed.
-        body.first = usize::from(clear.is_empty());
-        (body.round, body.rounds, body.wants, body.range) = (body.first, [clear, main], wants, range.clone());
+        body.first = usize::from(body.rounds[0].is_empty());
+        (body.round, body.wants, body.range) = (body.first, wants, range.clone());
         let record = Record { number, progress: body.token.progress.clone(), range, before, held };
         self.enter(pool, Job { body }, record, init)
     }
