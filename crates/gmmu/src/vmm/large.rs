@@ -3,12 +3,12 @@
 use super::change::Target;
 use super::execute::{Source, Write};
 use super::job::push_write;
-use super::plan::{one_word, small, Planner};
+use super::plan::{one_word, small, Planner, DOMAIN_BYTES};
 use super::request::PrepareError;
 use crate::addr::{PageSize, TableAddr};
-use crate::device::{Acknowledge, Run, TablePool};
+use crate::device::{Acknowledge, Depth, Run, TablePool};
 use crate::format::{Format, Link, Slot, SMALL_TABLE};
-use crate::tree::{entry_slot, level, Child, Place, DIRECTORY_BYTES};
+use crate::tree::{dual_level, entry_slot, level, Child, Place, DIRECTORY_BYTES};
 use crate::va::windows::Cover;
 use core::ops::Range;
 
@@ -60,22 +60,63 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
         Ok(replaced)
     }
 
-    /// Clears neighbouring leaves of a directory at once, where nothing takes their place. Says whether that was so.
-    pub(super) fn clear_leaves(&mut self, n: u8, number: u32, pages: Range<u64>) -> Result<bool, PrepareError> {
-        let nothing_else =
-            self.set.sparse.is_empty() && self.set.change.new.is_empty() && self.set.change.sparse.is_none();
-        let level = level::<F>(n);
-        let first = Place { directory: number, slot: entry_slot::<F>(n, pages.start) };
-        let count = (pages.end - pages.start) >> level.shift;
-        if !nothing_else || !self.replace_run(n, first, count, Child::Leaf, Child::Empty)? {
-            return Ok(false);
+    /// Takes out at once what begins at `range`: neighbouring leaves of a directory, or neighbouring leaf tables that hold
+    /// nothing else. Returns up to where; nothing sparse and nothing new is about.
+    pub(super) fn take_out(&mut self, n: u8, number: u32, range: Range<u64>) -> Result<u64, PrepareError> {
+        let old = self.set.change.old.get(self.old_at).filter(|(old, _)| old.start <= range.start);
+        let Some((old, piece)) = old else { return Ok(range.start) };
+        let stretch = range.start..old.end.min(range.end);
+        if n == dual_level::<F>() && piece.page <= PageSize::Size64K {
+            return self.drop_tables(number, stretch, piece.page);
         }
-        self.held.own(pages)?;
+        let level = level::<F>(n);
+        if level.leaf != Some(piece.page) {
+            return Ok(range.start);
+        }
+        let first = Place { directory: number, slot: entry_slot::<F>(n, stretch.start) };
+        let count = (stretch.end - stretch.start) >> level.shift;
+        if !self.replace_run(n, first, count, Child::Leaf, Child::Empty)? {
+            return Ok(range.start);
+        }
+        self.held.own(stretch.clone())?;
         let at = self.tree.word_at(first).ok_or(PrepareError::Overflow)?;
         let run = Run { first: 0, step: 0, count: small(count * level.entry_bytes / 8) };
         push_write(&mut self.main.leaves, Write { at, run, stride: 8, source: Source::Words })?;
         self.main.deepen(level.depth);
-        Ok(true)
+        Ok(stretch.end)
+    }
+
+    /// Drops the leaf tables over the domains that `pages` fill, up to the first that is not alone in its domain.
+    fn drop_tables(&mut self, number: u32, pages: Range<u64>, page: PageSize) -> Result<u64, PrepareError> {
+        if pages.start % DOMAIN_BYTES != 0 {
+            return Ok(pages.start);
+        }
+        let full = u16::try_from(DOMAIN_BYTES >> page.shift()).unwrap_or(u16::MAX);
+        let half = u16::from(page == PageSize::Size4K);
+        let most = (pages.end - pages.start) / DOMAIN_BYTES;
+        self.held.journal.reserve(usize::try_from(most).unwrap_or(usize::MAX))?;
+        let first = Place { directory: number, slot: entry_slot::<F>(dual_level::<F>(), pages.start) };
+        let mut count = 0;
+        for slot in (first.slot..).step_by(2).take(usize::try_from(most).unwrap_or(usize::MAX)) {
+            let halves = self.tree.halves(Place { slot, ..first });
+            let ((Child::Empty, Child::Table(table)) | (Child::Table(table), Child::Empty)) = halves else { break };
+            let alone = self.tree.table(table).is_some_and(|table| table.used == full);
+            let there = matches!(halves.0, Child::Empty) == (half == 1);
+            if !alone || !there {
+                break;
+            }
+            self.held.journal.hang(self.tree, Place { slot: slot + half, ..first }, 1, Child::Empty);
+            count += 1;
+        }
+        let end = pages.start + count * DOMAIN_BYTES;
+        if count > 0 {
+            self.held.own(pages.start..end)?;
+            let at = self.tree.word_at(Place { slot: first.slot + half, ..first }).ok_or(PrepareError::Overflow)?;
+            let run = Run { first: 0, step: 0, count: small(count) };
+            push_write(&mut self.main.links, Write { at, run, stride: 16, source: Source::Words })?;
+            self.main.deepen(Depth::UpToPde0);
+        }
+        Ok(end)
     }
 
     /// Lets `new`, a leaf or sparse, take one directory entry. Tables that hang there are dropped in a round before; on

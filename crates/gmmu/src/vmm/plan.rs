@@ -107,8 +107,10 @@ pub(super) struct Planner<'a, F: Format, P> {
     pub(super) clear: &'a mut OwnedRound,
     pub(super) main: &'a mut OwnedRound,
     pub(super) held: &'a mut Holdings,
+    /// Whether pages only go, and nothing is sparse: then whole tables and runs of leaves go at once.
+    only_takes: bool,
     /// How far the change's lists are done.
-    old_at: usize,
+    pub(super) old_at: usize,
     new_at: usize,
 }
 
@@ -129,7 +131,8 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
         clear.flush = Flush::new(what(Acknowledge::Globally));
         main.flush = Flush::new(what(if removes { Acknowledge::Globally } else { Acknowledge::None }));
         held.adds = set.change.sparse.unwrap_or(!set.change.new.is_empty());
-        Self { tree, pool, set, near, init, clear, main, held, old_at: 0, new_at: 0 }
+        let only_takes = set.sparse.is_empty() && set.change.sparse.is_none() && set.change.new.is_empty();
+        Self { tree, pool, set, near, init, clear, main, held, only_takes, old_at: 0, new_at: 0 }
     }
 
     /// Plans the whole change.
@@ -198,9 +201,10 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
                     continue;
                 }
             }
-            if let Some(stretch) = self.old_leaves(n, va..range.end) {
-                if self.clear_leaves(n, number, stretch.clone())? {
-                    va = self.next_touched(stretch.end);
+            if self.only_takes {
+                let gone = self.take_out(n, number, va..range.end)?;
+                if gone > va {
+                    va = self.next_touched(gone);
                     continue;
                 }
             }
@@ -238,13 +242,6 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
         let old = change.old.get(self.old_at).map_or(u64::MAX, |(range, _)| range.start);
         let new = change.new.get(self.new_at).map_or(u64::MAX, |target| target.range.start);
         va.max(old.min(new))
-    }
-
-    /// The pages at the start of `range` that were leaves of a directory of level `n`.
-    fn old_leaves(&self, n: u8, range: Range<u64>) -> Option<Range<u64>> {
-        let (old, piece) = self.set.change.old.get(self.old_at).filter(|(old, _)| old.start <= range.start)?;
-        let is_leaf = piece.page > PageSize::Size64K && level::<F>(n).leaf == Some(piece.page);
-        is_leaf.then(|| range.start..old.end.min(range.end))
     }
 
     /// What is to be mapped at `va`.
