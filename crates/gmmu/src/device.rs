@@ -287,6 +287,64 @@ pub trait TableMemory: TableRead {
     fn drain(&mut self) -> Result<(), DeviceError>;
 }
 
+/// How the CPU reaches system memory beside the registers `B`: what [`Mmio`](crate::mmio::Mmio) needs for tables there.
+///
+/// Any [`TableMemory`] is such a way: memory that a driver has mapped by itself, whatever its registers. A way of its
+/// own needs only whose memory hangs on the object behind the registers, as a software GPU's does.
+///
+/// # Contract
+/// The memory's addresses are those of system memory alone. On plain cached memory of a coherent bus,
+/// [`order`](TableMemory::order) is a store fence, and [`drain`](TableMemory::drain) one that also holds back later
+/// accesses of BAR0. Memory that the GPU does not snoop is written back by both, or mapped uncached.
+pub trait SysPath<B: ?Sized> {
+    /// The memory, for the time of one access.
+    type Memory<'a>: TableMemory
+    where
+        Self: 'a,
+        B: 'a;
+
+    /// The memory of the system that `bar0` is in.
+    fn memory<'a>(&'a mut self, bar0: &'a mut B) -> Self::Memory<'a>;
+}
+
+impl<B: ?Sized, M: TableMemory> SysPath<B> for M {
+    type Memory<'a>
+        = &'a mut M
+    where
+        Self: 'a,
+        B: 'a;
+
+    fn memory<'a>(&'a mut self, _: &'a mut B) -> &'a mut M {
+        self
+    }
+}
+
+/// No way to system memory: every table address is [`WrongAperture`](DeviceError::WrongAperture), and there is nothing
+/// to order.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoSysMemory;
+
+impl TableRead for NoSysMemory {
+    fn read_words(&mut self, at: TableAddr, _: &mut [u64]) -> Result<(), DeviceError> {
+        Err(DeviceError::WrongAperture { at })
+    }
+}
+
+impl TableMemory for NoSysMemory {
+    fn write_run(&mut self, at: TableAddr, _: Run) -> Result<(), DeviceError> {
+        Err(DeviceError::WrongAperture { at })
+    }
+    fn write_words(&mut self, at: TableAddr, _: &[u64]) -> Result<(), DeviceError> {
+        Err(DeviceError::WrongAperture { at })
+    }
+    fn order(&mut self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+    fn drain(&mut self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+}
+
 /// The shallowest table level in which an entry was written: how deep into the directory caches an invalidate has to
 /// reach. Leaves of 2 MiB and more count as directory entries of their level.
 ///
@@ -419,6 +477,27 @@ impl<T: Bar0 + ?Sized> Bar0 for &mut T {
     }
     fn write_words(&mut self, offset: u32, words: &[u64]) -> Result<(), DeviceError> {
         (**self).write_words(offset, words)
+    }
+}
+
+impl<T: TableRead + ?Sized> TableRead for &mut T {
+    fn read_words(&mut self, at: TableAddr, words: &mut [u64]) -> Result<(), DeviceError> {
+        (**self).read_words(at, words)
+    }
+}
+
+impl<T: TableMemory + ?Sized> TableMemory for &mut T {
+    fn write_run(&mut self, at: TableAddr, run: Run) -> Result<(), DeviceError> {
+        (**self).write_run(at, run)
+    }
+    fn write_words(&mut self, at: TableAddr, words: &[u64]) -> Result<(), DeviceError> {
+        (**self).write_words(at, words)
+    }
+    fn order(&mut self) -> Result<(), DeviceError> {
+        (**self).order()
+    }
+    fn drain(&mut self) -> Result<(), DeviceError> {
+        (**self).drain()
     }
 }
 
