@@ -1,0 +1,464 @@
+//! Page tables in system memory, from end to end on the software GPU: on chips that have nothing else, and on chips
+//! that could have them in video memory.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod common;
+
+use common::{config, DATA, GIB, MIB};
+use gmmu::addr::{Aperture, PageSize, Pfn, PhysAddr, SysAddr, TableAddr};
+use gmmu::chip::{Chip, PageSizes};
+use gmmu::device::{DeviceError, NoTableMemory, Run, TableMemory, TablePool, TableRead};
+use gmmu::format::{Flags, Format, Leaf, Link, MmuVersion, Pte, Slot, BIG_TABLE, SMALL_TABLE, V2, V3};
+use gmmu::mmio::{Mmio, ProbeError};
+use gmmu::vmm::{Extent, Job, MapRequest, PrepareError, SpaceConfig, Use, Vmm};
+use gmmu::walk::{self, Outcome};
+use gmmu_sim::{AccessKind, Client, Config, Counts, CpuPath, Fault, Gpu, Notes, Rule, SysPool, Translated, Watched};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+const INTEGRATED: [&str; 3] = ["gb10b", "gb20b", "gb20c"];
+const DISCRETE: [&str; 6] = ["tu102", "ga100", "ad102", "gh100", "gb100", "gb202"];
+/// Table memory in system memory: beyond 4 GiB, so that no address is cut to 32 bits unseen.
+const TABLES: Range<u64> = 5 * GIB..6 * GIB;
+
+macro_rules! on_chip {
+    ($chip:expr, $F:ident => $body:expr) => {
+        match Chip::by_name($chip).unwrap().mmu {
+            MmuVersion::V2 => {
+                type $F = V2;
+                $body
+            }
+            MmuVersion::V3 => {
+                type $F = V3;
+                $body
+            }
+        }
+    };
+}
+
+/// A GPU whose driver stores to system memory by itself, and one address space with its tables there.
+struct World<F: Format, P> {
+    mmio: Mmio<Gpu, CpuPath>,
+    pool: Watched<P>,
+    notes: Notes,
+    vmm: Vmm<F>,
+}
+
+fn hardware(chip: &str) -> Mmio<Gpu, CpuPath> {
+    Mmio::probe_with(Gpu::new(&Config::chip(chip)).unwrap(), CpuPath).unwrap()
+}
+
+fn coherent() -> SysPool {
+    SysPool::coherent(TABLES)
+}
+
+impl<F: Format, P: TablePool> World<F, P> {
+    fn new(chip: &str, pool: P) -> Self {
+        let mut mmio = hardware(chip);
+        let mut pool = Watched::new(pool);
+        let notes = pool.notes();
+        let root = pool.take(4096, None).unwrap();
+        notes.tell(mmio.bar0());
+        let vmm = Vmm::with_root(config(chip, mmio.vram_bytes()), &mut mmio, root).unwrap();
+        mmio.bar0().note_root(root);
+        mmio.bar0().reset_counts();
+        Self { mmio, pool, notes, vmm }
+    }
+
+    fn gpu(&mut self) -> &mut Gpu {
+        self.mmio.bar0()
+    }
+
+    fn prepare(&mut self, request: &MapRequest<'_>) -> Result<Job, PrepareError> {
+        let plan = self.vmm.plan_map(&mut self.pool, request)?;
+        self.notes.tell(self.mmio.bar0());
+        let job = plan.init(&mut self.mmio);
+        self.notes.tell(self.mmio.bar0());
+        job
+    }
+
+    fn finish(&mut self, job: Job) -> Range<u64> {
+        let receipt = job.execute(&mut self.mmio).unwrap();
+        let mapping = self.vmm.commit(&mut self.pool, receipt).unwrap();
+        self.notes.tell(self.mmio.bar0());
+        mapping.range
+    }
+
+    fn map(&mut self, va: u64, to: PhysAddr, bytes: u64, page: Option<PageSize>) -> Range<u64> {
+        let extents = [Extent { to, bytes }];
+        let job = self.prepare(&MapRequest { page, ..MapRequest::extents(&extents).at(va) }).unwrap();
+        self.finish(job)
+    }
+
+    fn unmap(&mut self, range: Range<u64>) {
+        let job = self.vmm.plan_unmap(&mut self.pool, range).unwrap().init(&mut self.mmio).unwrap();
+        self.finish(job);
+    }
+
+    /// What an engine gets at `va`, through the model's TLB.
+    fn access(&mut self, va: u64) -> Result<Translated, Fault> {
+        let pdb = self.vmm.pdb();
+        self.gpu().access(Client::Engine { pdb }, va, AccessKind::Read, false)
+    }
+
+    fn assert_maps(&mut self, range: Range<u64>, to: PhysAddr, page: PageSize) {
+        for va in range.clone().step_by(4096) {
+            let found = self.access(va).unwrap_or_else(|fault| panic!("{fault}"));
+            let wanted = to.checked_add(va - range.start).unwrap();
+            assert_eq!((found.to, found.page_bytes), (wanted, page.bytes()), "{va:#x}");
+        }
+    }
+
+    fn assert_faults(&mut self, range: Range<u64>) {
+        for va in range.step_by(4096) {
+            assert!(self.access(va).is_err(), "{va:#x} still translates");
+        }
+    }
+
+    fn assert_clean(&mut self) {
+        let findings: Vec<String> = self.gpu().findings().iter().map(ToString::to_string).collect();
+        assert!(findings.is_empty(), "{}", findings.join("\n"));
+    }
+}
+
+impl<F: Format> World<F, SysPool> {
+    /// The tables that are out of the pool are those of the mirror; after `close` the root is left.
+    fn assert_no_leak(&mut self) {
+        let mirror: BTreeSet<(TableAddr, u64)> = self.vmm.tables().unwrap().iter().copied().collect();
+        assert_eq!(self.pool.inner().out().collect::<BTreeSet<_>>(), mirror);
+    }
+
+    fn close(self) {
+        let Self { mut mmio, mut pool, notes, vmm } = self;
+        let root = vmm.pdb();
+        if let Err((_, why)) = vmm.close(&mut mmio, &mut pool) {
+            panic!("{why}");
+        }
+        notes.tell(mmio.bar0());
+        assert_eq!(pool.inner().out().collect::<Vec<_>>(), [(root, 4096)], "the root is the caller's");
+        pool.give(root, 4096);
+        notes.tell(mmio.bar0());
+        assert_eq!(mmio.bar0().findings(), []);
+    }
+}
+
+fn pages_in_vram<F: Format>(chip: &str, pool: SysPool, page: PageSize) {
+    let mut world = World::<F, _>::new(chip, pool);
+    let bytes = page.bytes() * 3;
+    let va = 16 * page.bytes().max(GIB);
+    let range = world.map(va, PhysAddr::vram(DATA), bytes, Some(page));
+    world.assert_maps(range.start..range.start + bytes.min(8 * MIB), PhysAddr::vram(DATA), page);
+    assert!(world.access(va - 1).is_err() && world.access(va + bytes).is_err());
+    world.unmap(range.clone());
+    world.assert_faults(range.start..range.start + bytes.min(8 * MIB));
+    world.assert_clean();
+    world.assert_no_leak();
+    let gpu = world.gpu();
+    assert_eq!(gpu.vram_pages().count(), 0, "no table is in video memory");
+    assert_eq!(gpu.counts().window_moves, 0);
+    world.close();
+}
+
+#[test]
+fn every_page_size_of_discrete_chips_maps_and_unmaps_through_tables_in_system_memory() {
+    for chip in DISCRETE {
+        let sizes = Chip::by_name(chip).unwrap().page_sizes;
+        for page in sizes.iter().filter(|page| *page < PageSize::Size256G) {
+            on_chip!(chip, F => pages_in_vram::<F>(chip, coherent(), page));
+            on_chip!(chip, F => pages_in_vram::<F>(chip, SysPool::non_coherent(TABLES), page));
+        }
+    }
+}
+
+fn through_the_simple_calls<F: Format>(chip: &str) {
+    let mut mmio = hardware(chip);
+    let mut pool = coherent();
+    let mut vmm = Vmm::<F>::create(config(chip, mmio.vram_bytes()), &mut mmio, &mut pool).unwrap();
+    let (pdb, frames) = (vmm.pdb(), [DATA, DATA + 5 * MIB, DATA + 64 * 1024].map(|at| Pfn::new(at / 4096)));
+    assert!(!pdb.is_vram());
+    let request = MapRequest::frames(3, PageSize::Size4K).at(GIB);
+    let mapping = vmm.map_pages(&mut mmio, &mut pool, &request, &frames).unwrap();
+    for (va, frame) in mapping.range.clone().step_by(4096).zip(frames) {
+        let found = mmio.bar0().access(Client::Engine { pdb }, va, AccessKind::Write, false).unwrap();
+        assert_eq!(found.to, PhysAddr::vram(frame.bytes().unwrap()));
+        let read = walk::walk::<F, _>(&mut mmio, pdb, vmm.page_sizes(), va).unwrap();
+        assert!(matches!(read.outcome, Outcome::Mapped { .. }), "{read:?}");
+    }
+    vmm.unmap_pages(&mut mmio, &mut pool, mapping.range.clone()).unwrap();
+    assert!(mmio.bar0().access(Client::Engine { pdb }, mapping.range.start, AccessKind::Read, false).is_err());
+    if let Err((_, why)) = vmm.close(&mut mmio, &mut pool) {
+        panic!("{why}");
+    }
+    assert_eq!(pool.out().count(), 0);
+    assert_eq!(mmio.bar0().findings(), []);
+}
+
+#[test]
+fn map_pages_unmap_pages_and_close_need_no_window() {
+    for chip in DISCRETE {
+        on_chip!(chip, F => through_the_simple_calls::<F>(chip));
+    }
+}
+
+/// What `1G` of 4K pages has to cost: every store is one of system memory, and BAR0 sees the invalidate alone.
+fn gigabyte<F: Format>(chip: &str) {
+    let mut world = World::<F, _>::new(chip, coherent());
+    let range = world.map(64 * GIB, PhysAddr::vram(DATA), GIB, Some(PageSize::Size4K));
+    // A word a page, a link to each of the leaf tables and directories, and the new directories cleared: one of every
+    // level below the root, and a second PD0.
+    let directories = F::LEVELS.len() as u64;
+    let links = 512 + directories;
+    let expected = Counts {
+        reads: 4,
+        writes: 3,
+        invalidates: 1,
+        sys_writes: GIB / 4096 + links + 512 * directories,
+        fences: 2,
+        drains: 1,
+        ..Counts::default()
+    };
+    assert_eq!(world.gpu().counts(), expected, "{chip}");
+    world.assert_maps(range.clone(), PhysAddr::vram(DATA), PageSize::Size4K);
+    world.gpu().reset_counts();
+    world.unmap(range.clone());
+    let expected =
+        Counts { reads: 4, writes: 3, invalidates: 1, sys_writes: 512, fences: 1, drains: 1, ..Counts::default() };
+    assert_eq!(world.gpu().counts(), expected, "{chip}: 512 tables are dropped");
+    world.assert_faults(range);
+    world.assert_clean();
+    world.close();
+}
+
+#[test]
+fn a_gigabyte_of_4k_pages_costs_a_store_a_page_and_three_writes_of_bar0() {
+    for chip in DISCRETE {
+        on_chip!(chip, F => gigabyte::<F>(chip));
+    }
+}
+
+/// A pool that takes every other table from video memory.
+struct Mixed {
+    vram: common::Pool,
+    sys: SysPool,
+    taken: u32,
+}
+
+impl TablePool for Mixed {
+    fn take(&mut self, bytes: u64, near: Option<TableAddr>) -> Result<TableAddr, NoTableMemory> {
+        self.taken += 1;
+        if self.taken % 2 == 0 {
+            self.vram.take(bytes, near)
+        } else {
+            self.sys.take(bytes, near)
+        }
+    }
+
+    fn give(&mut self, at: TableAddr, bytes: u64) {
+        if at.is_vram() {
+            self.vram.give(at, bytes);
+        } else {
+            self.sys.give(at, bytes);
+        }
+    }
+}
+
+fn mixed<F: Format>(chip: &str) {
+    // Once with the root in system memory, once in video memory.
+    for taken in [0, 1] {
+        let pool = Mixed { vram: common::Pool::new(MIB..GIB), sys: coherent(), taken };
+        let mut world = World::<F, _>::new(chip, pool);
+        assert_eq!(world.vmm.pdb().is_vram(), taken == 1);
+        let mut ranges = Vec::new();
+        for (n, page) in [PageSize::Size4K, PageSize::Size64K, PageSize::Size2M].into_iter().enumerate() {
+            let (va, to) = (GIB + n as u64 * 16 * MIB, PhysAddr::vram(DATA + n as u64 * 16 * MIB));
+            let range = world.map(va, to, 6 * MIB, Some(page));
+            world.assert_maps(range.clone(), to, page);
+            ranges.push(range);
+        }
+        assert!(world.gpu().vram_pages().count() > 0 && world.gpu().counts().sys_writes > 0);
+        for range in ranges {
+            world.unmap(range.clone());
+            world.assert_faults(range);
+        }
+        world.assert_clean();
+    }
+}
+
+#[test]
+fn tables_of_one_space_may_lie_in_both_memories() {
+    for chip in DISCRETE {
+        on_chip!(chip, F => mixed::<F>(chip));
+    }
+}
+
+#[test]
+fn bar_spaces_refuse_tables_in_system_memory() {
+    let mut mmio = hardware("gh100");
+    let mut pool = coherent();
+    let config = SpaceConfig { used_by: Use::Bar, ..config("gh100", mmio.vram_bytes()) };
+    let mut vmm = Vmm::<V3>::with_root(config, &mut mmio, TableAddr::vram(MIB)).unwrap();
+    let extents = [Extent { to: PhysAddr::vram(DATA), bytes: MIB }];
+    let refused = vmm.prepare_map(&mut mmio, &mut pool, &MapRequest::extents(&extents).at(GIB)).unwrap_err();
+    assert!(matches!(refused, PrepareError::Device(DeviceError::WrongAperture { .. })), "{refused}");
+    assert_eq!(pool.out().count(), 0);
+}
+
+#[test]
+fn integrated_chips_need_a_way_to_system_memory() {
+    for chip in INTEGRATED {
+        let gpu = || Gpu::new(&Config::chip(chip)).unwrap();
+        assert_eq!(Mmio::probe(gpu()).err(), Some(ProbeError::NoWindow(chip)));
+        let mut mmio = Mmio::probe_with(gpu(), CpuPath).unwrap();
+        assert!(mmio.vram_bytes() == 0 && mmio.window().is_none());
+        mmio.bar0().reset_counts();
+        let at = TableAddr::vram(0x1000);
+        let wrong = DeviceError::WrongAperture { at };
+        let run = Run { first: 0, step: 0, count: 4 };
+        assert_eq!(mmio.read_word(at), Err(wrong));
+        assert_eq!(mmio.write_run(at, run), Err(wrong));
+        assert_eq!(mmio.write_words(at, &[1]), Err(wrong));
+        assert_eq!(mmio.drain(), Ok(()));
+        assert_eq!(mmio.bar0().counts(), Counts { drains: 1, ..Counts::default() }, "BAR0 was not touched");
+        assert!(mmio.release().is_ok());
+    }
+}
+
+/// What can be done with a space on a chip without video memory whatever pages it maps: prepare, cancel, close.
+#[test]
+fn spaces_on_integrated_chips_are_made_and_closed() {
+    for chip in INTEGRATED {
+        let mut world = World::<V3, _>::new(chip, coherent());
+        for (pages, page) in [(700, PageSize::Size4K), (40, PageSize::Size64K), (3, PageSize::Size2M)] {
+            let job = world.prepare(&MapRequest::frames(pages, page).at(4 * GIB)).unwrap();
+            world.vmm.cancel(&mut world.pool, job).unwrap();
+            world.notes.tell(world.mmio.bar0());
+        }
+        world.assert_no_leak();
+        assert!(world.access(4 * GIB).is_err());
+        let extents = [Extent { to: PhysAddr::vram(0), bytes: MIB }];
+        let refused = world.prepare(&MapRequest::extents(&extents)).unwrap_err();
+        assert_eq!(refused, PrepareError::BeyondVram { end: MIB, limit: 0 });
+        let counts = world.gpu().counts();
+        assert_eq!((counts.reads, counts.writes), (0, 0), "{counts:?}");
+        world.assert_clean();
+        world.close();
+    }
+}
+
+/// Tables made of the library's own words, since an address space cannot map system memory yet: the model's MMU and the
+/// library's walker find the same pages.
+#[test]
+fn the_walker_reads_tables_of_integrated_chips() {
+    for chip in INTEGRATED {
+        let mut mmio = hardware(chip);
+        let at = |n: u64| TableAddr::SysCoherent(SysAddr::new(TABLES.start + n * 4096));
+        for n in 0..8 {
+            mmio.write_run(at(n), Run { first: 0, step: 0, count: 512 }).unwrap();
+        }
+        let va = 0x0123_4567_8000_0000;
+        let leaf = |aperture, raw| {
+            let flags = Flags { volatile: aperture == Aperture::SysNonCoherent, ..Flags::default() };
+            V3::encode_pte(&Pte::Leaf(Leaf { flags, ..Leaf::new(PhysAddr::new(aperture, raw)) })).unwrap()
+        };
+        let (small, big) = (at(6), at(7).with_raw(at(7).raw() + 256));
+        let index = |level: &gmmu::format::Level| level.index(va) * level.entry_bytes;
+        let pte = leaf(Aperture::SysNonCoherent, 0x1_8000_0000);
+        mmio.write_word(small.checked_add(index(&SMALL_TABLE)).unwrap(), pte).unwrap();
+        let pte = leaf(Aperture::SysCoherent, 0x1_9000_0000);
+        mmio.write_word(big.checked_add(index(&BIG_TABLE) + 8).unwrap(), pte).unwrap();
+        let dual = at(V3::LEVELS.len() as u64 - 1).checked_add(index(&V3::LEVELS[V3::LEVELS.len() - 1])).unwrap();
+        let words = [(Slot::Big, big), (Slot::Small, small)]
+            .map(|(slot, table)| V3::encode_link(slot, &Link::table(table)).unwrap());
+        mmio.write_words(dual, &words).unwrap();
+        for (n, level) in V3::LEVELS.iter().enumerate().rev().skip(1) {
+            let word = V3::encode_link(Slot::Pde, &Link::table(at(n as u64 + 1))).unwrap();
+            mmio.write_word(at(n as u64).checked_add(index(level)).unwrap(), word).unwrap();
+        }
+        mmio.bar0().note_root(at(0));
+        let wanted = BTreeMap::from([
+            (va, PhysAddr::new(Aperture::SysNonCoherent, 0x1_8000_0000)),
+            (va + 0x1_0000, PhysAddr::new(Aperture::SysCoherent, 0x1_9000_0000)),
+        ]);
+        for (va, to) in wanted {
+            let client = Client::Engine { pdb: at(0) };
+            mmio.bar0().store32(client, va + 4, 0x600d_f00d).unwrap();
+            let mut there = [0; 4];
+            mmio.bar0().peek_sys(to.raw + 4, &mut there);
+            assert_eq!(u32::from_le_bytes(there), 0x600d_f00d);
+            let read = walk::walk::<V3, _>(&mut mmio, at(0), PageSizes::UP_TO_2M, va).unwrap();
+            let Outcome::Mapped { leaf, .. } = read.outcome else { panic!("{read:?}") };
+            assert_eq!(leaf.to, to);
+        }
+        assert_eq!(mmio.bar0().findings(), []);
+    }
+}
+
+/// Memory of the driver's own, which the GPU of this test does not look at.
+#[derive(Default)]
+struct Own {
+    words: BTreeMap<u64, u64>,
+    ordered: u32,
+    drained: u32,
+}
+
+impl TableRead for Own {
+    fn read_words(&mut self, at: TableAddr, words: &mut [u64]) -> Result<(), DeviceError> {
+        for (word, at) in words.iter_mut().zip((at.raw()..).step_by(8)) {
+            *word = self.words.get(&at).copied().unwrap_or(0);
+        }
+        Ok(())
+    }
+}
+
+impl TableMemory for Own {
+    fn write_run(&mut self, at: TableAddr, run: Run) -> Result<(), DeviceError> {
+        self.words.extend((at.raw()..).step_by(8).zip(run.words()));
+        Ok(())
+    }
+    fn write_words(&mut self, at: TableAddr, words: &[u64]) -> Result<(), DeviceError> {
+        self.words.extend((at.raw()..).step_by(8).zip(words.iter().copied()));
+        Ok(())
+    }
+    fn order(&mut self) -> Result<(), DeviceError> {
+        self.ordered += 1;
+        Ok(())
+    }
+    fn drain(&mut self) -> Result<(), DeviceError> {
+        self.drained += 1;
+        Ok(())
+    }
+}
+
+#[test]
+fn any_table_memory_is_a_way_to_system_memory() {
+    let mut mmio = Mmio::probe_with(Gpu::new(&Config::chip("ad102")).unwrap(), Own::default()).unwrap();
+    let sys = TableAddr::SysNonCoherent(SysAddr::new(0x1000));
+    let vram = TableAddr::vram(0x1000);
+    mmio.write_word(sys, 1).unwrap();
+    mmio.write_word(vram, 2).unwrap();
+    assert_eq!((mmio.read_word(sys), mmio.read_word(vram)), (Ok(1), Ok(2)));
+    mmio.bar0().reset_counts();
+    mmio.order().unwrap();
+    assert_eq!(mmio.bar0().counts(), Counts::default());
+    mmio.drain().unwrap();
+    assert_eq!(mmio.bar0().counts(), Counts { reads: 1, ..Counts::default() }, "the window was used");
+    assert_eq!((mmio.sys().ordered, mmio.sys().drained), (1, 1));
+    assert_eq!(mmio.sys().words, BTreeMap::from([(0x1000, 1)]));
+}
+
+/// The sanitizer is not silent because it looks away: a job whose tables the driver forgot to drain.
+#[test]
+fn a_missing_drain_is_found() {
+    let mut mmio = hardware("gb20b");
+    let root = TableAddr::SysCoherent(SysAddr::new(TABLES.start));
+    mmio.write_run(root, Run { first: 0, step: 0, count: 512 }).unwrap();
+    let what = gmmu::device::Invalidate {
+        pdb: root,
+        depth: gmmu::device::Depth::UpToPde4,
+        scope: gmmu::device::Scope::All,
+        ack: gmmu::device::Acknowledge::Globally,
+    };
+    gmmu::device::Invalidator::submit(&mut mmio, &what).unwrap().unwrap();
+    let rules: Vec<Rule> = mmio.bar0().take_findings().iter().map(|finding| finding.rule).collect();
+    assert_eq!(rules, [Rule::UndrainedStores]);
+}
