@@ -238,7 +238,16 @@ impl Gpu {
 
     /// The 4 KiB pages of video memory that hold anything but zeros: (address, bytes), by address.
     pub fn vram_pages(&self) -> impl Iterator<Item = (u64, [u8; 4096])> + '_ {
-        self.model.memory.populated(Space::Vram).map(|(at, words)| {
+        self.pages(Space::Vram)
+    }
+
+    /// The same of system memory.
+    pub fn sys_pages(&self) -> impl Iterator<Item = (u64, [u8; 4096])> + '_ {
+        self.pages(Space::Sys)
+    }
+
+    fn pages(&self, space: Space) -> impl Iterator<Item = (u64, [u8; 4096])> + '_ {
+        self.model.memory.populated(space).map(|(at, words)| {
             let mut bytes = [0; 4096];
             for (place, word) in bytes.chunks_exact_mut(8).zip(words) {
                 place.copy_from_slice(&word.to_le_bytes());

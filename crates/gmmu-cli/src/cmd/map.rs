@@ -400,17 +400,19 @@ impl View for Report {
 }
 
 fn cost(console: &mut Console<'_>, what: &str, counts: &CountsView, pages: u64) -> Result<(), Failure> {
-    let CountsView { reads, writes, window_moves, invalidates } = *counts;
+    let CountsView { reads, writes, window_moves, invalidates, sys_writes, .. } = *counts;
     // Thousandths, rounded; the numbers are exact integers.
-    let thousandths = (u128::from(writes) * 1000 + u128::from(pages) / 2) / u128::from(pages.max(1));
+    let thousandths =
+        ((u128::from(writes) + u128::from(sys_writes)) * 1000 + u128::from(pages) / 2) / u128::from(pages.max(1));
     console.line(format_args!(
-        "{what:<9} {} ({}.{:03} a page), {}, {}, {}",
+        "{what:<9} {} ({}.{:03} a page), {}, {}, {}{}",
         Counted(writes, "write", "writes"),
         thousandths / 1000,
         thousandths % 1000,
         Counted(reads, "read", "reads"),
         Counted(window_moves, "window move", "window moves"),
-        Counted(invalidates, "invalidate", "invalidates")
+        Counted(invalidates, "invalidate", "invalidates"),
+        counts.in_sys()
     ))
 }
 

@@ -212,7 +212,7 @@ impl View for Report {
             console.line(format_args!("{BAD}{}:{}: {}{BAD:#}", self.script, broken.line, broken.operation))?;
             console.line(format_args!("  {}", broken.says))?;
         }
-        let CountsView { reads, writes, window_moves, invalidates } = self.counts;
+        let CountsView { reads, writes, window_moves, invalidates, .. } = self.counts;
         console.line(format_args!(
             "{STRONG}operations: {}{STRONG:#} on a software {}; tables: {}, spaces: {}, addresses verified: {}",
             self.operations,
@@ -222,11 +222,12 @@ impl View for Report {
             self.verified_pages
         ))?;
         console.line(format_args!(
-            "cost: {}, {}, {}, {}",
+            "cost: {}, {}, {}, {}{}",
             Counted(writes, "write", "writes"),
             Counted(reads, "read", "reads"),
             Counted(window_moves, "window move", "window moves"),
-            Counted(invalidates, "invalidate", "invalidates")
+            Counted(invalidates, "invalidate", "invalidates"),
+            self.counts.in_sys()
         ))?;
         if self.broken.is_empty() && !self.findings.iter().any(FindingView::counts) {
             console.line(format_args!("{GOOD}everything went as the script says{GOOD:#}"))?;

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::console::{BAD, Console, GOOD};
 use crate::exit::Failure;
-use crate::notation::{Address, Text, Word};
+use crate::notation::{Address, Counted, Text, Word};
 
 /// Accesses that something cost.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -19,12 +19,34 @@ pub struct CountsView {
     pub window_moves: u64,
     /// Invalidates.
     pub invalidates: u64,
+    /// 64-bit stores of tables to system memory; left out where there were none.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub sys_writes: u64,
+    /// 64-bit loads of tables from system memory; left out where there were none.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub sys_reads: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+impl CountsView {
+    /// What tables in system memory cost, as the end of a line of costs: nothing where there were no such tables.
+    #[must_use]
+    pub fn in_sys(&self) -> String {
+        match self.sys_writes {
+            0 => String::new(),
+            writes => format!(", {}", Counted(writes, "store to system memory", "stores to system memory")),
+        }
+    }
 }
 
 impl From<Counts> for CountsView {
     fn from(counts: Counts) -> Self {
-        let Counts { reads, writes, window_moves, invalidates, .. } = counts;
-        Self { reads, writes, window_moves, invalidates }
+        let Counts { reads, writes, window_moves, invalidates, sys_writes, sys_reads, .. } = counts;
+        Self { reads, writes, window_moves, invalidates, sys_writes, sys_reads }
     }
 }
 
