@@ -19,21 +19,45 @@ pub struct Row {
     pub target: Option<f64>,
     /// The fastest peer of the same run, and its median.
     pub peer: Option<(&'static str, f64)>,
+    /// What nobody can be faster than, in the same run.
+    pub limit: Option<Limit>,
+}
+
+/// The plain loop that a job comes down to, and how near to it the job is to be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limit {
+    /// The loop.
+    pub what: &'static str,
+    /// The least of its rounds, in the unit of the row.
+    pub least: f64,
+    /// The ratio that is to be reached, at most.
+    pub target: Option<f64>,
 }
 
 impl Row {
-    /// How the value stands to the peer's.
+    /// How the median stands to the peer's, or the least to the limit's.
     #[must_use]
     pub fn ratio(&self) -> Option<f64> {
-        self.peer.map(|(_, peer)| self.value / peer)
+        let to_limit = self.limit.map(|limit| self.least.unwrap_or(self.value) / limit.least);
+        to_limit.or_else(|| self.peer.map(|(_, peer)| self.value / peer))
     }
 
     /// Whether the target is met, in this run on this machine.
     #[must_use]
     pub fn met(&self) -> Option<bool> {
+        if let Some(target) = self.limit.and_then(|limit| limit.target) {
+            return self.ratio().map(|ratio| ratio <= target);
+        }
         let at_least = self.unit == "thousandths";
         self.target
             .map(|target| if at_least { self.value >= target } else { self.least.unwrap_or(self.value) <= target })
+    }
+
+    /// The target as a number, or as a ratio to the limit.
+    #[must_use]
+    pub fn target_text(&self) -> Option<String> {
+        let ratio = self.limit.and_then(|limit| limit.target).map(|ratio| format!("{ratio}x"));
+        ratio.or_else(|| self.target.map(|target| format!("{target:.1}")))
     }
 }
 
@@ -49,20 +73,20 @@ pub fn machine() -> String {
 
 /// The measurements of one thing, round by round.
 #[derive(Default)]
-struct Times(Vec<f64>);
+pub(crate) struct Times(Vec<f64>);
 
 impl Times {
-    fn push(&mut self, value: Option<f64>) {
+    pub(crate) fn push(&mut self, value: Option<f64>) {
         self.0.extend(value);
     }
 
-    fn median(&self) -> Option<f64> {
+    pub(crate) fn median(&self) -> Option<f64> {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
         sorted.get(sorted.len() / 2).copied()
     }
 
-    fn least(&self) -> Option<f64> {
+    pub(crate) fn least(&self) -> Option<f64> {
         self.0.iter().copied().reduce(f64::min)
     }
 
@@ -71,7 +95,15 @@ impl Times {
         let peers = peers.iter().filter_map(|(who, times)| times.median().map(|median| (*who, median)));
         let peer = peers.min_by(|a, b| a.1.total_cmp(&b.1));
         let value = self.median()?;
-        Some(Row { name: name.to_owned(), unit: "ns", value, least: self.least(), target: Some(target), peer })
+        Some(Row {
+            name: name.to_owned(),
+            unit: "ns",
+            value,
+            least: self.least(),
+            target: Some(target),
+            peer,
+            limit: None,
+        })
     }
 }
 
@@ -128,8 +160,15 @@ pub fn vram_rows(rounds: usize) -> Vec<Row> {
 
 /// The rows of the VRAM allocator that are measured once, and those that are counts.
 fn vram_counts() -> Vec<Row> {
-    let row =
-        |name: String, unit, value, target: Option<f64>| Row { name, unit, value, least: None, target, peer: None };
+    let row = |name: String, unit, value, target: Option<f64>| Row {
+        name,
+        unit,
+        value,
+        least: None,
+        target,
+        peer: None,
+        limit: None,
+    };
     let mut rows = Vec::new();
     if let Some(times) = vram::impossible() {
         let holes = "80 GiB of isolated 8K holes";
@@ -170,27 +209,37 @@ pub fn va_rows(live: usize) -> Vec<Row> {
     for m in ours {
         let peer = peers.iter().find(|peer| peer.scenario == m.scenario).map(|peer| (peer.who, peer.ns));
         let name = format!("va, {live} live: {}", m.scenario);
-        rows.push(Row { name, unit: "ns", value: m.ns, least: Some(m.best), target: Some(target), peer });
+        rows.push(Row { name, unit: "ns", value: m.ns, least: Some(m.best), target: Some(target), peer, limit: None });
         if let Some(bytes) = m.bytes {
             let name = format!("va, {live} live: {}, memory a range", m.scenario);
-            rows.push(Row { name, unit: "bytes", value: bytes, least: None, target: None, peer: None });
+            rows.push(Row { name, unit: "bytes", value: bytes, least: None, target: None, peer: None, limit: None });
         }
     }
     rows
 }
 
+/// A number with as many places as say something.
+#[must_use]
+pub fn number(value: f64) -> String {
+    if value < 10.0 && value.fract() != 0.0 {
+        format!("{value:.3}")
+    } else {
+        format!("{value:.1}")
+    }
+}
+
 /// Prints rows as a table.
 pub fn print(rows: &[Row]) {
-    let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1}"));
-    println!("{:<64} {:>10} {:>10} {:>8} {:>10} {:>6}", "", "median", "least", "target", "peer", "ratio");
+    let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), number);
+    println!("{:<64} {:>10} {:>10} {:>8} {:>10} {:>6}", "", "median", "least", "target", "peer/limit", "ratio");
     for row in rows {
         println!(
             "{:<64} {:>10} {:>10} {:>8} {:>10} {:>6} {}",
             row.name,
             number(Some(row.value)),
             number(row.least),
-            number(row.target),
-            number(row.peer.map(|peer| peer.1)),
+            row.target_text().unwrap_or_else(|| "-".to_owned()),
+            number(row.peer.map(|peer| peer.1).or(row.limit.map(|limit| limit.least))),
             row.ratio().map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}")),
             row.unit
         );

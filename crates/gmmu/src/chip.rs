@@ -3,7 +3,7 @@
 //! One row per chip; everything that differs between chips is a column. Sources: `nv_ref.h`, `nv_arch.h`,
 //! `g_hal_archimpl.h` (identity), the `kgmmuFmtInitLevels_*` family and the page-size masks of the UVM driver.
 
-use crate::addr::PageSize;
+use crate::addr::{Aperture, PageSize};
 use crate::bits::Field;
 use crate::format::MmuVersion;
 use core::fmt;
@@ -96,6 +96,8 @@ pub struct Chip {
     pub window: Option<WindowRegister>,
     /// The register that tells the size of video memory.
     pub fb_size: FbSizeRegister,
+    /// Width of a system memory address.
+    pub sys_bits: u32,
     /// Whether a 512M leaf must be preceded by a table of invalid entries (NVIDIA bug 2720120).
     pub leaf_512m_needs_tables_first: bool,
 }
@@ -108,13 +110,19 @@ const TURING: Chip = Chip {
     page_sizes: PageSizes::UP_TO_2M,
     window: Some(WindowRegister::Pbus),
     fb_size: FbSizeRegister::LocalMemoryRange,
+    sys_bits: 47,
     leaf_512m_needs_tables_first: false,
 };
 const AMPERE: Chip =
     Chip { architecture: 0x17, page_sizes: PageSizes::UP_TO_512M, fb_size: FbSizeRegister::UsableFbSize, ..TURING };
 const ADA: Chip = Chip { architecture: 0x19, ..AMPERE };
-const HOPPER: Chip =
-    Chip { architecture: 0x18, mmu: MmuVersion::V3, window: Some(WindowRegister::Xal { base_bits: 22 }), ..AMPERE };
+const HOPPER: Chip = Chip {
+    architecture: 0x18,
+    mmu: MmuVersion::V3,
+    window: Some(WindowRegister::Xal { base_bits: 22 }),
+    sys_bits: 52,
+    ..AMPERE
+};
 const BLACKWELL: Chip = Chip { architecture: 0x1b, window: Some(WindowRegister::Xal { base_bits: 23 }), ..HOPPER };
 const BLACKWELL_BIG: Chip = Chip { architecture: 0x1a, page_sizes: PageSizes::UP_TO_256G, ..BLACKWELL };
 /// NVIDIA's resource manager grants integrated Blackwells 512M pages, its UVM driver does not; the smaller set is safe.
@@ -144,7 +152,7 @@ pub const CHIPS: &[Chip] = &[
     Chip { name: "gb102", implementation: 0x2, ..BLACKWELL_BIG },
     Chip { name: "gb110", implementation: 0x3, ..BLACKWELL_BIG },
     Chip { name: "gb112", implementation: 0x4, ..BLACKWELL_BIG },
-    Chip { name: "gb10b", architecture: 0x1a, implementation: 0xb, ..BLACKWELL_INTEGRATED },
+    Chip { name: "gb10b", architecture: 0x1a, implementation: 0xb, sys_bits: 41, ..BLACKWELL_INTEGRATED },
     Chip { name: "gb202", implementation: 0x2, ..BLACKWELL },
     Chip { name: "gb203", implementation: 0x3, ..BLACKWELL },
     Chip { name: "gb205", implementation: 0x5, ..BLACKWELL },
@@ -191,6 +199,19 @@ const BOOT_42_IMPLEMENTATION: Field = Field::new("IMPLEMENTATION", 23, 20);
 const BOOT_42_ARCHITECTURE: Field = Field::new("ARCHITECTURE", 29, 24);
 
 impl Chip {
+    /// The first byte of `aperture` that a leaf of this chip cannot lead to: the width of the entry's field, and for
+    /// system memory of what the chip's bus has (`NV_CHIP_EXTENDED_SYSTEM_PHYSICAL_ADDRESS_BITS` in `hwproject.h`).
+    #[must_use]
+    pub const fn reach(&self, aperture: Aperture) -> u64 {
+        match (self.mmu, aperture) {
+            // `NV_MMU_VER2_PTE_ADDRESS_VID`; a peer's address goes on in `COMPTAGLINE`.
+            (MmuVersion::V2, Aperture::Vram) => 1 << 37,
+            (MmuVersion::V2, Aperture::Peer(_)) => 1 << 57,
+            (_, Aperture::SysCoherent | Aperture::SysNonCoherent) => 1 << self.sys_bits,
+            (MmuVersion::V3, Aperture::Vram | Aperture::Peer(_)) => 1 << 52,
+        }
+    }
+
     /// The chip of a lower-case name.
     #[must_use]
     pub fn by_name(name: &str) -> Option<&'static Self> {

@@ -9,7 +9,7 @@
 //! or plain memory in a test. [`Invalidator`] makes the GPU forget translations. [`TablePool`] hands out the memory
 //! for new tables.
 
-use crate::addr::TableAddr;
+use crate::addr::{Pfn, TableAddr};
 
 /// Why the device, or the memory of its tables, did not do what was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -225,6 +225,26 @@ impl Run {
     }
 }
 
+/// How a frame number becomes an entry, in any format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Encoding {
+    /// The entry for frame 0.
+    pub base: u64,
+    /// What the entry grows by from one 4 KiB frame to the next.
+    pub step: u64,
+}
+
+impl Encoding {
+    /// The entry for `frame`.
+    #[must_use]
+    pub const fn word(self, frame: Pfn) -> u64 {
+        self.base.wrapping_add(frame.raw().wrapping_mul(self.step))
+    }
+}
+
+/// How many frames are encoded before they are handed on.
+const FRAMES_AT_ONCE: usize = 32;
+
 /// Memory that page tables can be read from: video memory, system memory, or an image of either.
 pub trait TableRead {
     /// Reads the 64-bit words from `at` upwards into `words`.
@@ -264,6 +284,23 @@ pub trait TableMemory: TableRead {
     /// # Errors
     /// As [`write_run`](Self::write_run).
     fn write_words(&mut self, at: TableAddr, words: &[u64]) -> Result<(), DeviceError>;
+
+    /// Writes the entries of `frames` from `at` upwards. What maps its tables into memory overrides it with a plain loop.
+    ///
+    /// # Errors
+    /// As [`write_run`](Self::write_run).
+    fn write_frames(&mut self, at: TableAddr, how: Encoding, frames: &[Pfn]) -> Result<(), DeviceError> {
+        let mut at = at;
+        let mut words = [0; FRAMES_AT_ONCE];
+        for chunk in frames.chunks(FRAMES_AT_ONCE) {
+            for (word, frame) in words.iter_mut().zip(chunk) {
+                *word = how.word(*frame);
+            }
+            self.write_words(at, words.get(..chunk.len()).unwrap_or_default())?;
+            at = at.with_raw(at.raw().wrapping_add(chunk.len() as u64 * 8));
+        }
+        Ok(())
+    }
 
     /// Writes one word.
     ///

@@ -8,7 +8,6 @@ use crate::device::TablePool;
 use crate::format::{Format, Level, BIG_TABLE, SMALL_TABLE};
 use crate::storage::{List, NoMemory, Slab};
 use core::marker::PhantomData;
-use core::ops::Range;
 
 /// Bytes that every directory takes, the small roots too: Blackwell reads whole cache lines of them.
 pub(crate) const DIRECTORY_BYTES: u64 = 4096;
@@ -19,6 +18,8 @@ pub(crate) enum Child {
     Empty,
     /// A large leaf. In a dual entry it stands in the big half.
     Leaf,
+    /// The whole span reads as 0. In a dual entry it stands in the big half.
+    Sparse,
     /// A directory, by its number.
     Directory(u32),
     /// A leaf table, by its number.
@@ -32,6 +33,8 @@ struct Packed(u32);
 impl Packed {
     const EMPTY: Self = Self(0);
     const LEAF: u32 = 1;
+    /// Shares its low bits with the leaf.
+    const SPARSE: u32 = 1 << 2 | Self::LEAF;
     const DIRECTORY: u32 = 2;
     const TABLE: u32 = 3;
 
@@ -39,6 +42,7 @@ impl Packed {
         Self(match child {
             Child::Empty => 0,
             Child::Leaf => Self::LEAF,
+            Child::Sparse => Self::SPARSE,
             Child::Directory(n) => n << 2 | Self::DIRECTORY,
             Child::Table(n) => n << 2 | Self::TABLE,
         })
@@ -47,6 +51,7 @@ impl Packed {
     const fn child(self) -> Child {
         match self.0 & 3 {
             0 => Child::Empty,
+            Self::LEAF if self.0 == Self::SPARSE => Child::Sparse,
             Self::LEAF => Child::Leaf,
             Self::DIRECTORY => Child::Directory(self.0 >> 2),
             _ => Child::Table(self.0 >> 2),
@@ -62,8 +67,6 @@ pub(crate) enum Half {
 }
 
 impl Half {
-    pub(crate) const BOTH: [Self; 2] = [Self::Big, Self::Small];
-
     /// The level of its leaf tables.
     pub(crate) const fn level(self) -> &'static Level {
         match self {
@@ -88,15 +91,18 @@ pub(crate) struct Directory {
     pub(crate) linked: bool,
     /// The job that made it, by its number: numbers of directories are reused, those of jobs are not.
     pub(crate) made_by: u64,
+    /// The job that noted it last as one that it has to link.
+    pub(crate) noted_by: u64,
 }
 
 /// A table of 4K or 64K leaves.
 #[derive(Debug)]
 pub(crate) struct LeafTable {
     pub(crate) at: TableAddr,
-    /// The job that brought it, by its sequence number.
-    pub(crate) made_by: u64,
-    /// Entries that map something.
+    /// Of a table of 4K pages: which of the 32 chunks of 64 KiB have pages or sparse entries here, so that a 64K slot
+    /// beside must let the hardware look.
+    pub(crate) open: u32,
+    /// Entries that map memory; sparse ones do not count.
     pub(crate) used: u16,
 }
 
@@ -143,6 +149,10 @@ impl<F: Format> Tree<F> {
         self.root
     }
 
+    pub(crate) fn directory_mut(&mut self, n: u32) -> Option<&mut Directory> {
+        self.directories.get_mut(n)
+    }
+
     pub(crate) fn directory(&self, n: u32) -> Option<&Directory> {
         self.directories.get(n)
     }
@@ -163,18 +173,6 @@ impl<F: Format> Tree<F> {
     /// Bytes of heap, used or not.
     pub(crate) fn footprint(&self) -> usize {
         self.directories.footprint() + self.tables.footprint()
-    }
-
-    /// The directory of level `wanted` that translates `va`.
-    pub(crate) fn find(&self, wanted: u8, va: u64) -> Option<u32> {
-        let mut n = self.root;
-        for at in 0..wanted {
-            match self.child(Place { directory: n, slot: entry_slot::<F>(at, va) }) {
-                Child::Directory(next) => n = next,
-                Child::Empty | Child::Leaf | Child::Table(_) => return None,
-            }
-        }
-        Some(n)
     }
 
     /// What hangs on a slot.
@@ -204,7 +202,7 @@ impl<F: Format> Tree<F> {
         (n != self.root).then_some(Place { directory: directory.parent, slot: directory.slot })
     }
 
-    /// Adds a directory at `place`, which is empty. Room for it is made here.
+    /// Adds a directory at `place`. Room for it is made here.
     pub(crate) fn add_directory(&mut self, at: TableAddr, made_by: u64, place: Place) -> Result<u32, NoMemory> {
         self.directories.reserve(1)?;
         let n = self.insert_directory(at, made_by, place)?;
@@ -215,14 +213,14 @@ impl<F: Format> Tree<F> {
     fn insert_directory(&mut self, at: TableAddr, made_by: u64, place: Place) -> Result<u32, NoMemory> {
         let children = [Packed::EMPTY; 512];
         let Place { directory: parent, slot } = place;
-        let directory = Directory { at, children, parent, slot, used: 0, linked: false, made_by };
+        let directory = Directory { at, children, parent, slot, used: 0, linked: false, made_by, noted_by: 0 };
         self.directories.insert_within(directory).map_err(|_| NoMemory)
     }
 
-    /// Adds a leaf table at `place`, which is empty. Room for it is made here.
-    pub(crate) fn add_table(&mut self, at: TableAddr, made_by: u64, place: Place) -> Result<u32, NoMemory> {
+    /// Adds a leaf table at `place`. Room for it is made here.
+    pub(crate) fn add_table(&mut self, at: TableAddr, place: Place, open: u32, used: u16) -> Result<u32, NoMemory> {
         self.tables.reserve(1)?;
-        let n = self.tables.insert_within(LeafTable { at, made_by, used: 0 }).map_err(|_| NoMemory)?;
+        let n = self.tables.insert_within(LeafTable { at, open, used }).map_err(|_| NoMemory)?;
         self.set(place, Child::Table(n));
         Ok(n)
     }
@@ -238,7 +236,7 @@ impl<F: Format> Tree<F> {
     /// more, and the GPU cannot reach it.
     pub(crate) fn free<P: TablePool>(&mut self, child: Child, half: Half, pool: &mut P) {
         match child {
-            Child::Empty | Child::Leaf => {}
+            Child::Empty | Child::Leaf | Child::Sparse => {}
             Child::Table(n) => {
                 if let Some(table) = self.tables.remove(n) {
                     pool.give(table.at, half.level().table_bytes());
@@ -270,29 +268,18 @@ impl<F: Format> Tree<F> {
         }
     }
 
-    /// Takes away the directories on the way to `va` that are empty, were never linked, and that nobody else will link:
-    /// `needed` is asked with the addresses of each and the job that made it.
-    pub(crate) fn prune<P: TablePool>(&mut self, va: u64, pool: &mut P, needed: impl Fn(Range<u64>, u64) -> bool) {
-        for n in (1..=dual_level::<F>()).rev() {
-            let Some(number) = self.find(n, va) else { continue };
-            let (Some(directory), Some(place)) = (self.directories.get(number), self.parent(number)) else { return };
-            let bytes = level::<F>(n).span() << level::<F>(n).bits;
-            let start = va & !(bytes - 1);
-            let used = directory.used > 0 || directory.linked;
-            if used || needed(start..start.saturating_add(bytes), directory.made_by) {
-                return;
-            }
-            let child = self.set(place, Child::Empty);
-            self.free(child, Half::Big, pool);
-        }
+    /// Whether directory `n` is still the one that job `made_by` made, was never linked, and nothing hangs in it.
+    pub(crate) fn is_idle(&self, n: u32, made_by: u64) -> bool {
+        let directory = self.directories.get(n).filter(|directory| directory.made_by == made_by);
+        directory.is_some_and(|directory| directory.used == 0 && !directory.linked)
     }
 
     /// Whether nothing below `child` maps anything.
     pub(crate) fn is_empty_below(&self, child: Child) -> bool {
         match child {
             Child::Empty => true,
-            Child::Leaf => false,
-            Child::Table(n) => self.tables.get(n).is_none_or(|table| table.used == 0),
+            Child::Leaf | Child::Sparse => false,
+            Child::Table(n) => self.tables.get(n).is_none_or(|table| table.used == 0 && table.open == 0),
             Child::Directory(n) => (0..512).all(|slot| self.is_empty_below(self.child(Place { directory: n, slot }))),
         }
     }
@@ -350,7 +337,9 @@ mod tests {
 
     #[test]
     fn children_survive_packing() {
-        for child in [Child::Empty, Child::Leaf, Child::Directory(0), Child::Directory(9), Child::Table(1 << 29)] {
+        for child in
+            [Child::Empty, Child::Leaf, Child::Sparse, Child::Directory(0), Child::Directory(9), Child::Table(1 << 29)]
+        {
             assert_eq!(Packed::of(child).child(), child);
         }
     }

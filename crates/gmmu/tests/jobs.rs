@@ -420,7 +420,7 @@ fn bad_frames_are_named_by_number() {
     let (job, why) = job.with_frames(&[Pfn::new(0x180_0000), Pfn::new(0)]).unwrap_err();
     assert_eq!(
         why.to_string(),
-        "frame 0x1800000 (number 0 of the list) lies beyond the end of video memory, frame 0x1800000"
+        "frame 0x1800000 (number 0 of the list) lies beyond what can be reached, which ends at frame 0x1800000"
     );
     world.cancel(job);
     world.assert_no_leak();

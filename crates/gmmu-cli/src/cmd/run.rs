@@ -30,7 +30,7 @@ commit, cancel, expect, write, read, refuse, snapshot.
 refuse NAME OPERATION: the operation has to fail with that error. Names are
   map, unmap  Busy NoSpace NoVa NoMemory Empty Overflow Unaligned BeyondVa
               BeyondVram NoSuchPage KindForbids4K NotInFormat TooWide
-              NotMapped CutsMapping ApertureNotYet
+              NotMapped WouldFault BeyondReach
   execute     NotYet PredecessorLost Count BeyondVram Unaligned Timeout Gone
   commit      NotExecuted Foreign
   cancel      Begun HasDependents NoMemory

@@ -21,7 +21,7 @@ mod request;
 mod search;
 mod shape;
 mod tree;
-mod windows;
+pub(crate) mod windows;
 
 use core::ops::Range;
 

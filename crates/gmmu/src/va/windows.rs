@@ -1,20 +1,28 @@
-//! Windows in which nothing is placed: few, sorted, disjoint, not touching.
+//! Sets of address windows: few, sorted, disjoint, not touching.
 
 use core::ops::Range;
 
 use crate::storage::{List, NoMemory};
 
-#[derive(Debug)]
-pub(super) struct Windows {
+/// How much of a range a set of windows covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cover {
+    None,
+    Part,
+    Full,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Windows {
     list: List<Range<u64>>,
 }
 
 impl Windows {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self { list: List::new() }
     }
 
-    pub(super) fn add(&mut self, window: Range<u64>) -> Result<(), NoMemory> {
+    pub(crate) fn add(&mut self, window: Range<u64>) -> Result<(), NoMemory> {
         if window.start >= window.end {
             return Ok(());
         }
@@ -28,7 +36,7 @@ impl Windows {
         self.list.insert_within(first, merged).map_err(|_| NoMemory)
     }
 
-    pub(super) fn subtract(&mut self, window: Range<u64>) -> Result<(), NoMemory> {
+    pub(crate) fn subtract(&mut self, window: Range<u64>) -> Result<(), NoMemory> {
         if window.start >= window.end {
             return Ok(());
         }
@@ -49,12 +57,53 @@ impl Windows {
         Ok(())
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = Range<u64>> + '_ {
+    /// Makes room so that `extra` calls of `add` and `subtract` cannot fail.
+    pub(crate) fn reserve(&mut self, extra: usize) -> Result<(), NoMemory> {
+        self.list.reserve(extra)
+    }
+
+    /// The same windows once more.
+    pub(crate) fn copy(&self) -> Result<Self, NoMemory> {
+        let mut list = List::new();
+        list.reserve_exact(self.list.len())?;
+        for window in self.list.iter() {
+            list.push(window.clone())?;
+        }
+        Ok(Self { list })
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// The windows that share a byte with `range`, clipped to it, in order.
+    pub(crate) fn overlapping(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> + '_ {
+        let first = self.list.partition_point(|window| window.end <= range.start);
+        let rest = self.list.get(first..).unwrap_or_default().iter();
+        let Range { start, end } = range;
+        rest.take_while(move |window| window.start < end)
+            .map(move |window| window.start.max(start)..window.end.min(end))
+    }
+
+    /// How much of `range` is covered.
+    pub(crate) fn cover(&self, range: Range<u64>) -> Cover {
+        match self.overlapping(range.clone()).next() {
+            None => Cover::None,
+            Some(part) if part == range => Cover::Full,
+            Some(_) => Cover::Part,
+        }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Range<u64>> + '_ {
         self.list.iter().cloned()
     }
 
     /// What is left of `bounds`, in order; parts may be empty.
-    pub(super) fn allowed(&self, bounds: Range<u64>) -> impl DoubleEndedIterator<Item = Range<u64>> + '_ {
+    pub(crate) fn allowed(&self, bounds: Range<u64>) -> impl DoubleEndedIterator<Item = Range<u64>> + '_ {
         let first = self.list.partition_point(|old| old.end <= bounds.start);
         let behind = self.list.partition_point(|old| old.start < bounds.end).max(first);
         (first..=behind).map(move |at| {
@@ -64,11 +113,11 @@ impl Windows {
         })
     }
 
-    pub(super) fn footprint(&self) -> usize {
+    pub(crate) fn footprint(&self) -> usize {
         self.list.footprint()
     }
 
-    pub(super) fn check(&self) -> Result<(), &'static str> {
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
         let filled = self.list.iter().all(|window| window.start < window.end);
         let apart = self.list.windows(2).all(|pair| matches!(pair, [a, b] if a.end < b.start));
         (filled && apart).then_some(()).ok_or("excluded windows are not in order")

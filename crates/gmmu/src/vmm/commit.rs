@@ -2,14 +2,13 @@
 
 use super::execute::Flush;
 use super::job::{Job, Receipt, State, Token};
-use super::plan::{Dropped, Holdings};
-use super::record::{Change, Record};
+use super::plan::{Holdings, Linked};
+use super::record::{Before, Record};
 use super::space::{Mapping, Vmm};
-use super::undo::{hang_back, prune, remap_mirror, unmap_piece};
 use crate::device::{Acknowledge, Depth, DeviceError, Hardware, Invalidate, Run, TablePool};
 use crate::format::Format;
 use crate::storage::NoMemory;
-use crate::tree::DIRECTORY_BYTES;
+use crate::tree::{dual_level, Child, Half, DIRECTORY_BYTES};
 use core::ops::Range;
 
 /// Why a job or receipt was not taken. It comes back whole, nothing was changed.
@@ -88,50 +87,48 @@ impl<F: Format> Vmm<F> {
         if self.jobs.iter().any(|(_, other)| later(other)) {
             return Err(CommitError::HasDependents);
         }
-        if let Change::Unmap(pieces) = &record.change {
-            self.va.reserve(pieces.len())?;
+        match &record.before {
+            Before::Pieces(pieces) => self.va.reserve(pieces.len() + 2)?,
+            Before::Sparse(parts) => self.sparse.reserve(parts.len() + 2)?,
         }
         if let Some(record) = self.jobs.remove(index) {
-            self.undo(pool, &record)?;
+            self.undo(pool, &record.range, &record.before, &record.held);
             record.progress.set(State::Closed);
         }
         Ok(())
     }
 
-    pub(super) fn undo<P: TablePool>(&mut self, pool: &mut P, record: &Record) -> Result<(), NoMemory> {
-        match &record.change {
-            Change::Map => {
-                self.undo_map(pool, record.number, &record.range, u64::MAX, &record.held);
-                Ok(())
+    /// Takes a plan back: records first, then the mirror. Room for the records was reserved.
+    pub(super) fn undo<P: TablePool>(&mut self, pool: &mut P, range: &Range<u64>, before: &Before, held: &Holdings) {
+        match before {
+            Before::Pieces(pieces) => self.rebook(range, pieces.iter().map(|(range, piece)| (range.clone(), piece))),
+            Before::Sparse(parts) => {
+                let _ = self.sparse.subtract(range.clone());
+                for part in parts.iter() {
+                    let _ = self.sparse.add(part.clone());
+                }
             }
-            Change::Unmap(pieces) => {
-                remap_mirror(&mut self.tree, pieces, u64::MAX, &record.held.dropped);
-                self.reinsert(pieces)
-            }
+        }
+        held.journal.take_back(&mut self.tree, &self.va, pool);
+        self.prune(pool, &held.linked);
+        for &table in held.spare.iter() {
+            pool.give(table, DIRECTORY_BYTES);
         }
     }
 
-    pub(super) fn undo_map<P: TablePool>(
-        &mut self,
-        pool: &mut P,
-        number: u64,
-        range: &Range<u64>,
-        done: u64,
-        held: &Holdings,
-    ) {
-        // One piece after the other: nothing is allocated on the way back.
-        while let Some(piece) = self.take_piece(range) {
-            unmap_piece(&mut self.tree, pool, number, &piece, done);
-        }
-        hang_back(&mut self.tree, &held.dropped);
-        // A directory is still needed where another open job works below it: that one links it, or has.
-        let jobs = &self.jobs;
-        prune(&mut self.tree, pool, range, |span, made_by| {
-            let others = jobs.iter().filter(|(_, record)| record.number != number && record.number >= made_by);
-            others.into_iter().any(|(_, other)| other.range.start < span.end && span.start < other.range.end)
-        });
-        for &table in held.spare.iter() {
-            pool.give(table, DIRECTORY_BYTES);
+    /// Gives directories to the pool that are left empty, and that nobody has linked or will.
+    fn prune<P: TablePool>(&mut self, pool: &mut P, linked: &[Linked]) {
+        for n in (1..=dual_level::<F>()).rev() {
+            for directory in linked.iter().filter(|directory| directory.level == n) {
+                let needed = self.jobs.iter().any(|(_, other)| other.held.linked.contains(directory));
+                if needed || !self.tree.is_idle(directory.number, directory.made_by) {
+                    continue;
+                }
+                if let Some(place) = self.tree.parent(directory.number) {
+                    let child = self.tree.set(place, Child::Empty);
+                    self.tree.free(child, Half::Big, pool);
+                }
+            }
         }
     }
 
@@ -139,12 +136,12 @@ impl<F: Format> Vmm<F> {
     pub(super) fn close_job<P: TablePool>(&mut self, pool: &mut P, index: u32) -> Range<u64> {
         let Some(record) = self.jobs.remove(index) else { return 0..0 };
         record.progress.set(State::Closed);
-        for &(number, made_by) in record.held.linked.iter() {
-            self.tree.mark_linked(number, made_by);
+        for directory in
+            record.held.linked.iter().filter(|directory| record.held.adds || directory.made_by == record.number)
+        {
+            self.tree.mark_linked(directory.number, directory.made_by);
         }
-        for Dropped { child, half, .. } in record.held.dropped.iter() {
-            self.tree.free(*child, *half, pool);
-        }
+        record.held.journal.free_replaced(&mut self.tree, pool);
         for &table in record.held.spare.iter() {
             pool.give(table, DIRECTORY_BYTES);
         }

@@ -5,7 +5,7 @@
 //! tables as they are to be, and one [`Flush`], which makes the GPU see it.
 
 use crate::addr::{Pfn, TableAddr};
-use crate::device::{DeviceError, Hardware, Invalidate, Invalidator, Poll, Run, TableMemory, Ticket};
+use crate::device::{DeviceError, Encoding, Hardware, Invalidate, Invalidator, Poll, Run, TableMemory, Ticket};
 use crate::regs;
 use crate::tlb::{wait, Limits};
 
@@ -14,7 +14,7 @@ use crate::tlb::{wait, Limits};
 pub struct Write {
     /// The first slot.
     pub at: TableAddr,
-    /// The words; of [`Source::Frames`], numbers into the frame list instead of words.
+    /// The words; what they mean is said by the source.
     pub run: Run,
     /// 8, or 16 for one half of neighbouring dual entries.
     pub stride: u8,
@@ -22,22 +22,16 @@ pub struct Write {
     pub source: Source,
 }
 
-/// Where the words of a [`Write`] come from.
+/// Where the words of a [`Write`] come from. An entry grows by the same step from one 4 KiB frame to the next, whatever
+/// the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// From the run itself.
     Words,
-    /// From the caller's frame list: word n is the template for frame `run.first + n`.
+    /// From the caller's frame list: word `n` is `run.step` plus frame `run.first + n` times the frame step.
     Frames,
-}
-
-/// How a late frame becomes an entry: `base + frame × step`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Template {
-    /// The entry for frame 0.
-    pub base: u64,
-    /// What the entry grows by from one 4 KiB frame to the next.
-    pub step: u64,
+    /// Parts of one large page: the words of the run, plus this frame of the list times the frame step.
+    Part(u32),
 }
 
 /// One round of a job.
@@ -47,39 +41,44 @@ pub struct Round<'a> {
     pub leaves: &'a [Write],
     /// Directory entries, from the bottom up.
     pub links: &'a [Write],
-    /// How [`Source::Frames`] are encoded.
-    pub template: Template,
+    /// What an entry grows by from one 4 KiB frame to the next.
+    pub frame_step: u64,
 }
 
-/// Frames encoded at a time.
-const CHUNK: usize = 32;
-
 impl Write {
-    /// Writes the words of the run.
-    fn perform<M: TableMemory>(&self, memory: &mut M, template: Template, frames: &[Pfn]) -> Result<(), DeviceError> {
-        match (self.source, self.stride) {
-            (Source::Words, 8) => memory.write_run(self.at, self.run),
-            (Source::Words, _) => self.one_by_one(memory, self.run.words()),
-            (Source::Frames, stride) => {
-                let entry = |frame: &Pfn| template.base.wrapping_add(frame.raw().wrapping_mul(template.step));
+    /// `count` of the words, from word `from` on.
+    const fn part(&self, from: u32, count: u32) -> Self {
+        let run = match self.source {
+            Source::Words | Source::Part(_) => self.run.skip(from),
+            Source::Frames => Run { first: self.run.first.wrapping_add(from as u64), ..self.run },
+        };
+        let at = self.at.with_raw(self.at.raw().wrapping_add(from as u64 * self.stride as u64));
+        Self { at, run: Run { count, ..run }, ..*self }
+    }
+
+    /// Writes all words.
+    fn perform<M: TableMemory>(&self, memory: &mut M, frame_step: u64, frames: &[Pfn]) -> Result<(), DeviceError> {
+        let run = match self.source {
+            Source::Words => self.run,
+            Source::Part(frame) => {
+                let frame = frames.get(frame as usize).map_or(0, |frame| frame.raw());
+                Run { first: self.run.first.wrapping_add(frame.wrapping_mul(frame_step)), ..self.run }
+            }
+            Source::Frames => {
                 let frames = usize::try_from(self.run.first).ok().and_then(|first| frames.get(first..));
                 let frames = frames.and_then(|rest| rest.get(..self.run.count as usize)).unwrap_or_default();
-                if stride == 8 {
-                    let mut at = self.at.raw();
-                    for chunk in frames.chunks(CHUNK) {
-                        let mut words = [0; CHUNK];
-                        for (word, frame) in words.iter_mut().zip(chunk) {
-                            *word = entry(frame);
-                        }
-                        let words = words.get(..chunk.len()).unwrap_or_default();
-                        memory.write_words(self.at.with_raw(at), words)?;
-                        at = at.wrapping_add(chunk.len() as u64 * 8);
-                    }
-                    return Ok(());
+                let base = self.run.step;
+                if self.stride == 8 {
+                    return memory.write_frames(self.at, Encoding { base, step: frame_step }, frames);
                 }
-                self.one_by_one(memory, frames.iter().map(entry))
+                return self
+                    .one_by_one(memory, frames.iter().map(|frame| Encoding { base, step: frame_step }.word(*frame)));
             }
+        };
+        if self.stride == 8 {
+            return memory.write_run(self.at, run);
         }
+        self.one_by_one(memory, run.words())
     }
 
     fn one_by_one<M: TableMemory>(&self, memory: &mut M, words: impl Iterator<Item = u64>) -> Result<(), DeviceError> {
@@ -101,26 +100,81 @@ pub fn initialise<M: TableMemory>(memory: &mut M, writes: &[Write]) -> Result<()
         return Ok(());
     }
     for write in writes {
-        write.perform(memory, Template { base: 0, step: 0 }, &[])?;
+        write.perform(memory, 0, &[])?;
     }
     memory.order()
 }
 
+/// How far a round is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cursor {
+    stage: Stage,
+    /// Writes of the stage that are done, and words of the next one.
+    done: usize,
+    words: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stage {
+    #[default]
+    Leaves,
+    Links,
+    Written,
+}
+
+impl Cursor {
+    /// Whether all is written, and has arrived where the GPU reads.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.stage == Stage::Written
+    }
+}
+
 impl Round<'_> {
-    /// Writes leaves, an ordering point, directories from the bottom up, and what has to come before an invalidate.
-    /// May be repeated after a failure: the same words go into the same slots.
+    /// Goes on from `cursor` with leaves, an ordering point, directories from the bottom up, and what has to come before
+    /// an invalidate; `budget` words at most. May be repeated after a failure: the same words go into the same slots.
     ///
     /// # Errors
-    /// The device's; any part of the round may have been written.
-    pub fn write<M: TableMemory>(&self, memory: &mut M, frames: &[Pfn]) -> Result<(), DeviceError> {
-        for write in self.leaves {
-            write.perform(memory, self.template, frames)?;
+    /// The device's; the cursor stands before what failed, any part of which may have been written.
+    pub fn write<M: TableMemory>(
+        &self,
+        memory: &mut M,
+        frames: &[Pfn],
+        cursor: &mut Cursor,
+        budget: u64,
+    ) -> Result<(), DeviceError> {
+        let mut budget = budget;
+        loop {
+            let writes = match cursor.stage {
+                Stage::Leaves => self.leaves,
+                Stage::Links => self.links,
+                Stage::Written => return Ok(()),
+            };
+            while let Some(write) = writes.get(cursor.done) {
+                let left = write.run.count.saturating_sub(cursor.words);
+                let count = u32::try_from(budget).unwrap_or(u32::MAX).min(left);
+                if count == left && cursor.words == 0 {
+                    write.perform(memory, self.frame_step, frames)?;
+                } else if count > 0 {
+                    write.part(cursor.words, count).perform(memory, self.frame_step, frames)?;
+                }
+                budget -= u64::from(count);
+                if count < left {
+                    cursor.words += count;
+                    return Ok(());
+                }
+                cursor.words = 0;
+                cursor.done += 1;
+            }
+            let next = if cursor.stage == Stage::Leaves {
+                memory.order()?;
+                Stage::Links
+            } else {
+                memory.drain()?;
+                Stage::Written
+            };
+            *cursor = Cursor { stage: next, done: 0, words: 0 };
         }
-        memory.order()?;
-        for write in self.links {
-            write.perform(memory, self.template, frames)?;
-        }
-        memory.drain()
     }
 }
 
@@ -129,7 +183,7 @@ impl Round<'_> {
 pub struct Flush {
     /// What the GPU has to forget.
     pub what: Invalidate,
-    ticket: Option<Ticket>,
+    pub(super) ticket: Option<Ticket>,
 }
 
 impl Flush {

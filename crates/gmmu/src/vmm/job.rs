@@ -1,7 +1,8 @@
 //! Jobs: prepared changes that own all they need to be carried out, and the proof that they were.
 
-use super::execute::{Flush, Round, Source, Template, Write};
-use crate::addr::{PageSize, Pfn, PAGE_BYTES};
+use super::execute::{Cursor, Flush, Round, Source, Write};
+use super::frames::{FramesError, Want, Wants};
+use crate::addr::Pfn;
 use crate::device::{Depth, DeviceError, Hardware, Invalidate, Invalidator, Poll, TableMemory};
 use crate::storage::{List, Shared};
 use crate::tlb::Limits;
@@ -75,8 +76,8 @@ pub enum ExecuteError {
     /// The round was not written yet.
     #[error("there is nothing to flush: write the round first")]
     NotWritten,
-    /// The frames of the mapping are still missing.
-    #[error("the mapping was prepared without frames: give them with `with_frames`")]
+    /// Frames that the job wants are still missing.
+    #[error("the job wants frames that were not known when it was prepared: give them with `with_frames`")]
     FramesMissing,
     /// The device failed. What it failed at can be tried again.
     #[error(transparent)]
@@ -92,55 +93,6 @@ pub enum Flushed {
     NextRound,
     /// All rounds are done.
     Done,
-}
-
-/// Why frames do not fit a prepared mapping. The job is whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum FramesError {
-    /// The list has another length than the mapping has pages.
-    #[error("{given} frames for {wanted} pages")]
-    Count {
-        /// Frames in the list.
-        given: usize,
-        /// Pages of the mapping.
-        wanted: u64,
-    },
-    /// A frame does not start a page of this size.
-    #[error("frame {frame:#x} (number {index} of the list) is not aligned to {page} pages")]
-    Unaligned {
-        /// The frame number.
-        frame: u64,
-        /// Its place in the list.
-        index: usize,
-        /// The page size of the mapping.
-        page: PageSize,
-    },
-    /// A frame lies beyond the end of video memory.
-    #[error("frame {frame:#x} (number {index} of the list) lies beyond the end of video memory, frame {end:#x}")]
-    BeyondVram {
-        /// The frame number.
-        frame: u64,
-        /// Its place in the list.
-        index: usize,
-        /// The first frame that is not there.
-        end: u64,
-    },
-    /// Entries may have been written with other frames already: go on with the [`Ready`] that came back.
-    #[error("the job was begun with other frames")]
-    Begun,
-    /// The mapping has its memory already.
-    #[error("the mapping was prepared with its memory, and takes no frames")]
-    NotWanted,
-}
-
-/// What the planner says of frames that come later.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Late {
-    pub(crate) pages: u64,
-    pub(crate) page: PageSize,
-    /// The first frame beyond video memory.
-    pub(crate) end: u64,
 }
 
 /// Writes and invalidate of one round, owned.
@@ -178,11 +130,12 @@ pub struct Job {
     pub(crate) range: Range<u64>,
     pub(crate) after: List<Shared<Progress>>,
     pub(crate) rounds: List<OwnedRound>,
-    pub(crate) template: Template,
-    pub(crate) late: Option<Late>,
+    /// What an entry grows by from one 4 KiB frame to the next.
+    pub(crate) frame_step: u64,
+    pub(crate) wants: Wants,
     pub(crate) limits: Limits,
     pub(crate) round: usize,
-    pub(crate) written: bool,
+    pub(crate) cursor: Cursor,
 }
 
 /// Proof that a job was executed: everything is written, and the GPU has forgotten what was before. Give it to
@@ -232,8 +185,9 @@ impl Job {
         self.rounds.len()
     }
 
-    /// Gives the frames of a mapping that was prepared without: one 4 KiB frame number a page, of its first byte.
-    /// Checks all that can be wrong with them, so that execution cannot fail by them. Nothing is copied.
+    /// Gives the frames of pages that the records know no memory of: one 4 KiB frame number a page, of its first byte,
+    /// for all pages of [`wants`](Self::wants). Checks all that can be wrong with them, so that execution cannot fail by
+    /// them. Nothing is copied.
     ///
     /// # Errors
     /// [`FramesError`], with the job.
@@ -246,23 +200,16 @@ impl Job {
     }
 
     fn check_frames(&self, frames: &[Pfn]) -> Result<(), FramesError> {
-        let Some(Late { pages, page, end }) = self.late else { return Err(FramesError::NotWanted) };
-        if self.state() != State::Prepared {
+        if !self.wants.is_empty() && self.state() != State::Prepared {
             return Err(FramesError::Begun);
         }
-        if frames.len() as u64 != pages {
-            return Err(FramesError::Count { given: frames.len(), wanted: pages });
-        }
-        let per_page = page.bytes() / PAGE_BYTES;
-        for (index, frame) in frames.iter().map(|frame| frame.raw()).enumerate() {
-            if frame & (per_page - 1) != 0 {
-                return Err(FramesError::Unaligned { frame, index, page });
-            }
-            if frame.checked_add(per_page).is_none_or(|last| last > end) {
-                return Err(FramesError::BeyondVram { frame, index, end });
-            }
-        }
-        Ok(())
+        self.wants.check(frames)
+    }
+
+    /// The pages whose frames are to be given before execution, in the order of the list.
+    #[must_use]
+    pub fn wants(&self) -> &[Want] {
+        self.wants.as_slice()
     }
 
     /// Writes the entries of the current round. A failure leaves the job whole, and the call can be repeated.
@@ -270,10 +217,20 @@ impl Job {
     /// # Errors
     /// [`ExecuteError`].
     pub fn write<M: TableMemory>(&mut self, memory: &mut M) -> Result<(), ExecuteError> {
-        if self.late.is_some() {
+        self.write_some(memory, u64::MAX)?;
+        Ok(())
+    }
+
+    /// The same, but `budget` entries at most, so that one big job does not hold the hardware for long. Says whether the
+    /// round is written; where it is not, call again.
+    ///
+    /// # Errors
+    /// [`ExecuteError`].
+    pub fn write_some<M: TableMemory>(&mut self, memory: &mut M, budget: u64) -> Result<bool, ExecuteError> {
+        if !self.wants.is_empty() {
             return Err(ExecuteError::FramesMissing);
         }
-        self.write_round(memory, &[])
+        self.write_round(memory, &[], budget)
     }
 
     /// Flushes the current round: starts its invalidate and waits for it.
@@ -303,7 +260,7 @@ impl Job {
 
     /// The invalidate of the current round; `None` where all rounds are done.
     fn owed(&mut self) -> Result<Option<&mut Flush>, ExecuteError> {
-        let written = self.written;
+        let written = self.cursor.is_done();
         match self.rounds.get_mut(self.round) {
             Some(_) if !written => Err(ExecuteError::NotWritten),
             round => Ok(round.map(|round| &mut round.flush)),
@@ -316,7 +273,7 @@ impl Job {
     /// [`ExecuteError`], with the job, whole: it can be executed again, or given back to its space.
     #[expect(clippy::result_large_err, reason = "the job comes back by value: boxing it would allocate")]
     pub fn execute<H: Hardware>(mut self, hardware: &mut H) -> Result<Receipt, Failed<Self>> {
-        if self.late.is_some() {
+        if !self.wants.is_empty() {
             return Err(Failed { job: self, why: ExecuteError::FramesMissing });
         }
         match self.run(hardware, &[]) {
@@ -344,27 +301,29 @@ impl Job {
             if self.round >= self.rounds.len() {
                 break;
             }
-            self.write_round(hardware, frames)?;
+            self.write_round(hardware, frames, u64::MAX)?;
             self.flush(hardware)?;
         }
         Ok(())
     }
 
-    fn write_round<M: TableMemory>(&mut self, memory: &mut M, frames: &[Pfn]) -> Result<(), ExecuteError> {
-        if self.written || self.round >= self.rounds.len() {
-            return Ok(());
+    fn write_round<M: TableMemory>(
+        &mut self,
+        memory: &mut M,
+        frames: &[Pfn],
+        budget: u64,
+    ) -> Result<bool, ExecuteError> {
+        let Some(OwnedRound { leaves, links, .. }) = self.rounds.get(self.round) else { return Ok(true) };
+        if self.cursor == Cursor::default() {
+            Self::check_predecessors(&self.after)?;
         }
-        self.check_predecessors()?;
         self.token.progress.set(State::Executing);
-        if let Some(OwnedRound { leaves, links, .. }) = self.rounds.get(self.round) {
-            Round { leaves, links, template: self.template }.write(memory, frames)?;
-        }
-        self.written = true;
-        Ok(())
+        Round { leaves, links, frame_step: self.frame_step }.write(memory, frames, &mut self.cursor, budget)?;
+        Ok(self.cursor.is_done())
     }
 
-    fn check_predecessors(&self) -> Result<(), ExecuteError> {
-        for before in self.after.iter() {
+    fn check_predecessors(after: &[Shared<Progress>]) -> Result<(), ExecuteError> {
+        for before in after {
             match before.get() {
                 State::Acknowledged | State::Orphaned | State::Closed => {}
                 State::Prepared | State::Executing => return Err(ExecuteError::NotYet),
@@ -375,7 +334,7 @@ impl Job {
     }
 
     fn next_round(&mut self) -> Flushed {
-        self.written = false;
+        self.cursor = Cursor::default();
         self.round += 1;
         if self.round < self.rounds.len() {
             return Flushed::NextRound;
@@ -412,7 +371,16 @@ impl Ready<'_> {
     /// # Errors
     /// [`ExecuteError`].
     pub fn write<M: TableMemory>(&mut self, memory: &mut M) -> Result<(), ExecuteError> {
-        self.job.write_round(memory, self.frames)
+        self.write_some(memory, u64::MAX)?;
+        Ok(())
+    }
+
+    /// Writes `budget` entries at most; see [`Job::write_some`].
+    ///
+    /// # Errors
+    /// [`ExecuteError`].
+    pub fn write_some<M: TableMemory>(&mut self, memory: &mut M, budget: u64) -> Result<bool, ExecuteError> {
+        self.job.write_round(memory, self.frames, budget)
     }
 
     /// Flushes the current round; see [`Job::flush`].

@@ -11,9 +11,23 @@
 pub mod execute;
 
 #[cfg(feature = "alloc")]
+mod change;
+#[cfg(feature = "alloc")]
 mod commit;
 #[cfg(feature = "alloc")]
+mod domain;
+#[cfg(feature = "alloc")]
+mod frames;
+#[cfg(feature = "alloc")]
 mod job;
+#[cfg(feature = "alloc")]
+mod journal;
+#[cfg(feature = "alloc")]
+mod large;
+#[cfg(feature = "alloc")]
+mod leaves;
+#[cfg(feature = "alloc")]
+mod piece;
 #[cfg(feature = "alloc")]
 mod plan;
 #[cfg(feature = "alloc")]
@@ -22,16 +36,16 @@ mod record;
 mod request;
 #[cfg(feature = "alloc")]
 mod space;
-#[cfg(feature = "alloc")]
-mod undo;
-#[cfg(feature = "alloc")]
-mod unmap;
 
 #[cfg(feature = "alloc")]
 pub use commit::{CloseError, CommitError};
 #[cfg(feature = "alloc")]
-pub use job::{ExecuteError, Failed, Flushed, FramesError, Job, Ready, Receipt, State};
+pub use frames::{FramesError, Want};
 #[cfg(feature = "alloc")]
-pub use request::{Backing, Extent, MapRequest, Piece, Place, PrepareError};
+pub use job::{ExecuteError, Failed, Flushed, Job, Ready, Receipt, State};
+#[cfg(feature = "alloc")]
+pub use piece::{Backed, Piece};
+#[cfg(feature = "alloc")]
+pub use request::{Backing, Extent, Live, MapRequest, Place, PrepareError, Protection, Span};
 #[cfg(feature = "alloc")]
 pub use space::{Census, MapError, Mapping, Plan, SpaceConfig, Use, Vmm};

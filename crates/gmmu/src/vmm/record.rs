@@ -1,18 +1,18 @@
 //! The books' side of a job: what it holds, and which jobs it waits for.
 
 use super::job::{Progress, State};
+use super::piece::Piece;
 use super::plan::{Holdings, DOMAIN_BYTES};
-use super::request::Piece;
 use crate::storage::{List, Shared};
 use core::ops::Range;
 
-/// What a job does to the books.
+/// How the records were before a job.
 #[derive(Debug)]
-pub(super) enum Change {
-    /// Its pieces are in the space's records.
-    Map,
-    /// These pieces are out of the space's records.
-    Unmap(List<(Range<u64>, Piece)>),
+pub(super) enum Before {
+    /// These pieces were in the job's range.
+    Pieces(List<(Range<u64>, Piece)>),
+    /// These parts of the job's range were sparse; the pieces are the same.
+    Sparse(List<Range<u64>>),
 }
 
 /// The books' side of a job.
@@ -21,7 +21,7 @@ pub(super) struct Record {
     pub(super) number: u64,
     pub(super) progress: Shared<Progress>,
     pub(super) range: Range<u64>,
-    pub(super) change: Change,
+    pub(super) before: Before,
     pub(super) held: Holdings,
 }
 

@@ -1,7 +1,8 @@
-//! What can be asked of an address space, and the pieces that a mapping falls into.
+//! What can be asked of an address space, and why it may be refused.
 
-use crate::addr::{Aperture, PageSize, PhysAddr};
-use crate::chip::PageSizes;
+use super::piece::smallest_page;
+use crate::addr::{Aperture, PageSize, PhysAddr, PAGE_BYTES};
+use crate::chip::{Chip, PageSizes};
 use crate::device::{DeviceError, NoTableMemory};
 use crate::format::{EncodeError, Flags, Kind, MmuVersion};
 use crate::storage::NoMemory;
@@ -33,12 +34,14 @@ pub enum Place {
 pub enum Backing<'a> {
     /// These stretches, one behind the other.
     Extents(&'a [Extent]),
-    /// Frames that come between prepare and execute: `pages` of size `page`, in video memory.
+    /// Frames that come between prepare and execute: `pages` of size `page`.
     Late {
         /// How many pages.
         pages: u64,
         /// Their size.
         page: PageSize,
+        /// Where all of them are.
+        aperture: Aperture,
     },
 }
 
@@ -51,10 +54,87 @@ pub struct MapRequest<'a> {
     pub backing: Backing<'a>,
     /// The page size; `None` takes the largest that fits, piece by piece. Frames that come late have their own.
     pub page: Option<PageSize>,
+    /// The largest page size that is chosen where `page` is `None`: what is never larger never has to be cut.
+    pub largest: Option<PageSize>,
     /// Surface kind.
     pub kind: Kind,
-    /// Permissions and caching.
+    /// Permissions and caching. What is in non-coherent system memory is always volatile.
     pub flags: Flags,
+    /// What accesses to sparse neighbours may come to.
+    pub live: Live,
+}
+
+/// What accesses may meet while a change cuts a large page, or a large sparse entry, that other addresses need.
+///
+/// The hardware forbids to go from one valid entry to another of another size: between them the range is invalid, and
+/// whoever touches what lies beside the changed part meets a fault.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Live {
+    /// Accesses may come at any moment, and none may fault: what would need a cut is refused.
+    #[default]
+    MustNotFault,
+    /// Nobody accesses the pages that are cut until the job is done.
+    Quiesced,
+    /// Faults are replayed.
+    Replayable,
+}
+
+/// A range of addresses to change, and what accesses to its neighbours may meet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// First address, and the one behind the last: multiples of 4 KiB.
+    pub range: Range<u64>,
+    /// What accesses to cut pages may meet.
+    pub live: Live,
+}
+
+impl Span {
+    /// `range`, beside which no access may fault.
+    #[must_use]
+    pub const fn new(range: Range<u64>) -> Self {
+        Self { range, live: Live::MustNotFault }
+    }
+
+    /// Nobody accesses the pages that are cut.
+    #[must_use]
+    pub fn quiesced(self) -> Self {
+        Self { live: Live::Quiesced, ..self }
+    }
+
+    /// Faults beside the range are replayed.
+    #[must_use]
+    pub fn replayable(self) -> Self {
+        Self { live: Live::Replayable, ..self }
+    }
+}
+
+impl From<Range<u64>> for Span {
+    fn from(range: Range<u64>) -> Self {
+        Self::new(range)
+    }
+}
+
+/// What [`plan_protect`](super::Vmm::plan_protect) changes; `None` leaves as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Protection {
+    /// New permissions and caching, all of them.
+    pub flags: Option<Flags>,
+    /// New surface kind.
+    pub kind: Option<Kind>,
+}
+
+impl Protection {
+    /// These permissions and this caching.
+    #[must_use]
+    pub const fn flags(flags: Flags) -> Self {
+        Self { flags: Some(flags), kind: None }
+    }
+
+    /// And this kind.
+    #[must_use]
+    pub fn kind(self, kind: Kind) -> Self {
+        Self { kind: Some(kind), ..self }
+    }
 }
 
 impl<'a> MapRequest<'a> {
@@ -64,14 +144,22 @@ impl<'a> MapRequest<'a> {
         Self::new(Backing::Extents(extents), None)
     }
 
-    /// The same for `pages` frames of size `page`, given later with [`Job::with_frames`](super::Job::with_frames).
+    /// The same for `pages` frames of video memory, of size `page`, given later with
+    /// [`Job::with_frames`](super::Job::with_frames).
     #[must_use]
     pub const fn frames(pages: u64, page: PageSize) -> Self {
-        Self::new(Backing::Late { pages, page }, Some(page))
+        Self::frames_of(Aperture::Vram, pages, page)
+    }
+
+    /// The same for frames of `aperture`.
+    #[must_use]
+    pub const fn frames_of(aperture: Aperture, pages: u64, page: PageSize) -> Self {
+        Self::new(Backing::Late { pages, page, aperture }, Some(page))
     }
 
     const fn new(backing: Backing<'a>, page: Option<PageSize>) -> Self {
-        Self { place: Place::Anywhere, backing, page, kind: Kind::GENERIC, flags: Flags::NONE }
+        let (kind, flags, live) = (Kind::GENERIC, Flags::NONE, Live::MustNotFault);
+        Self { place: Place::Anywhere, backing, page, largest: None, kind, flags, live }
     }
 
     /// Exactly at `va`.
@@ -90,6 +178,18 @@ impl<'a> MapRequest<'a> {
     #[must_use]
     pub fn page(self, page: PageSize) -> Self {
         Self { page: Some(page), ..self }
+    }
+
+    /// With pages of this size at most.
+    #[must_use]
+    pub fn largest(self, page: PageSize) -> Self {
+        Self { largest: Some(page), ..self }
+    }
+
+    /// With what accesses to sparse neighbours may come to.
+    #[must_use]
+    pub fn live(self, live: Live) -> Self {
+        Self { live, ..self }
     }
 
     /// With this kind.
@@ -116,7 +216,7 @@ impl<'a> MapRequest<'a> {
     pub(crate) fn bytes(&self) -> Option<u64> {
         match self.backing {
             Backing::Extents(extents) => extents.iter().try_fold(0u64, |sum, extent| sum.checked_add(extent.bytes)),
-            Backing::Late { pages, page } => pages.checked_mul(page.bytes()),
+            Backing::Late { pages, page, .. } => pages.checked_mul(page.bytes()),
         }
     }
 }
@@ -186,9 +286,16 @@ pub enum PrepareError {
         /// The kind.
         kind: Kind,
     },
-    /// Memory that this version cannot map yet.
-    #[error("{} cannot be mapped yet, only video memory", aperture_text(*.0))]
-    ApertureNotYet(Aperture),
+    /// Memory that the address field of an entry cannot name, or the chip cannot reach.
+    #[error("the memory ends at {end}, what {chip} reaches of it at {limit:#x}")]
+    BeyondReach {
+        /// First byte behind the memory.
+        end: PhysAddr,
+        /// The chip.
+        chip: &'static str,
+        /// First byte that cannot be reached.
+        limit: u64,
+    },
     /// Part of the range is mapped already.
     #[error("{:#x}..{:#x} is mapped already", with.start, with.end)]
     Busy {
@@ -201,11 +308,14 @@ pub enum PrepareError {
         /// The range.
         range: Range<u64>,
     },
-    /// The range cuts a mapping.
-    #[error("the range cuts the mapping {:#x}..{:#x}: only whole mappings can be unmapped yet", mapping.start, mapping.end)]
-    CutsMapping {
-        /// The mapping.
-        mapping: Range<u64>,
+    /// The change cuts a large page or sparse entry: while that is done, accesses to the rest of it fault.
+    #[error(
+        "the change cuts what is one entry over {:#x}..{:#x}: accesses to the rest would fault meanwhile; \
+         say that they are quiesced or replayable, or map with smaller pages", entry.start, entry.end
+    )]
+    WouldFault {
+        /// The addresses of the entry.
+        entry: Range<u64>,
     },
     /// No addresses are free.
     #[error("no addresses: {0}")]
@@ -224,111 +334,6 @@ pub enum PrepareError {
     Device(#[from] DeviceError),
 }
 
-/// An aperture in words.
-const fn aperture_text(aperture: Aperture) -> &'static str {
-    match aperture {
-        Aperture::Vram => "video memory",
-        Aperture::Peer(_) => "memory of a peer",
-        Aperture::SysCoherent => "coherent system memory",
-        Aperture::SysNonCoherent => "non-coherent system memory",
-    }
-}
-
-/// A piece of a mapping: contiguous in addresses and memory, of one page size.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Piece {
-    /// Page size.
-    pub page: PageSize,
-    /// Its memory; `None` where the frames came late and are the caller's to know.
-    pub to: Option<PhysAddr>,
-    /// Surface kind.
-    pub kind: Kind,
-    /// Permissions and caching.
-    pub flags: Flags,
-    /// First address of the mapping that it is part of.
-    pub mapping: u64,
-}
-
-/// The pieces of a request placed at an address, in order.
-#[derive(Clone, Debug)]
-pub(crate) struct Pieces<'a> {
-    va: u64,
-    backing: Backing<'a>,
-    /// Bytes of the first extent that are done.
-    offset: u64,
-    page: Option<PageSize>,
-    sizes: PageSizes,
-    smallest: PageSize,
-}
-
-impl<'a> Pieces<'a> {
-    pub(crate) fn new(request: &MapRequest<'a>, va: u64, sizes: PageSizes) -> Self {
-        let smallest = smallest_page(request.kind);
-        Self { va, backing: request.backing, offset: 0, page: request.page_size(), sizes, smallest }
-    }
-
-    /// Page size and length of the piece that starts here. The address, the memory and what is left are multiples of the
-    /// smallest page: [`check`] saw to that.
-    fn choose(&self, to: u64, left: u64) -> (PageSize, u64) {
-        if let Some(page) = self.page {
-            return (page, left);
-        }
-        let usable = |page: &PageSize| self.sizes.has(*page) && *page >= self.smallest;
-        let fits = |page: &PageSize| (self.va | to) & (page.bytes() - 1) == 0 && page.bytes() <= left;
-        let page = PageSize::ALL.into_iter().filter(usable).rfind(fits).unwrap_or(self.smallest);
-        // Up to where larger pages become possible, if they ever do.
-        let larger = PageSize::ALL.into_iter().filter(usable).filter(|larger| *larger > page).filter_map(|larger| {
-            let mask = larger.bytes() - 1;
-            let distance = larger.bytes() - (self.va & mask);
-            let reached = distance.checked_add(larger.bytes()).is_some_and(|needed| needed <= left);
-            ((self.va ^ to) & mask == 0 && reached).then_some(distance)
-        });
-        let whole = (left & !(page.bytes() - 1)).max(page.bytes().min(left));
-        (page, larger.min().unwrap_or(whole).min(whole))
-    }
-}
-
-impl Iterator for Pieces<'_> {
-    /// Address, length, page size, memory.
-    type Item = (u64, u64, PageSize, Option<PhysAddr>);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let va = self.va;
-        let (bytes, page, to) = match &mut self.backing {
-            Backing::Late { pages, page } => {
-                let bytes = pages.checked_mul(page.bytes()).filter(|bytes| *bytes > 0)?;
-                let page = *page;
-                *pages = 0;
-                (bytes, page, None)
-            }
-            Backing::Extents(extents) => {
-                let (extent, rest) = extents.split_first()?;
-                let to = extent.to.checked_add(self.offset)?;
-                let left = extent.bytes.checked_sub(self.offset).filter(|left| *left > 0)?;
-                let (page, bytes) = self.choose(to.raw, left);
-                if bytes == left {
-                    self.backing = Backing::Extents(rest);
-                    self.offset = 0;
-                } else {
-                    self.offset += bytes;
-                }
-                (bytes, page, Some(to))
-            }
-        };
-        self.va = va.checked_add(bytes)?;
-        Some((va, bytes, page, to))
-    }
-}
-
-/// The smallest page that memory of this kind can be mapped with.
-pub(crate) fn smallest_page(kind: Kind) -> PageSize {
-    if kind.is_compressible() {
-        PageSize::Size64K
-    } else {
-        PageSize::Size4K
-    }
-}
-
 /// Refuses a value that is not a multiple of `alignment`.
 pub(crate) fn aligned(what: &'static str, value: u64, alignment: u64) -> Result<(), PrepareError> {
     if value & (alignment - 1) == 0 {
@@ -338,25 +343,33 @@ pub(crate) fn aligned(what: &'static str, value: u64, alignment: u64) -> Result<
     }
 }
 
+/// Refuses memory that an entry cannot name or the chip does not have, from `to` up to `end`.
+pub(crate) fn reachable(chip: &'static Chip, vram_bytes: u64, end: PhysAddr) -> Result<(), PrepareError> {
+    if end.aperture == Aperture::Vram && end.raw > vram_bytes {
+        return Err(PrepareError::BeyondVram { end: end.raw, limit: vram_bytes });
+    }
+    let limit = chip.reach(end.aperture);
+    if end.raw > limit {
+        return Err(PrepareError::BeyondReach { end, chip: chip.name, limit });
+    }
+    Ok(())
+}
+
 /// Refuses what no address space could map, whatever its state.
-pub(crate) fn check(
-    request: &MapRequest<'_>,
-    sizes: PageSizes,
-    chip: &'static str,
-    vram_bytes: u64,
-) -> Result<u64, PrepareError> {
+pub(crate) fn check(request: &MapRequest<'_>, chip: &'static Chip, vram_bytes: u64) -> Result<u64, PrepareError> {
     let bytes = request.bytes().ok_or(PrepareError::Overflow)?;
     if bytes == 0 {
         return Err(PrepareError::Empty);
     }
+    let sizes = chip.page_sizes;
     let page = request.page_size();
-    if let Some(page) = page {
+    for page in page.into_iter().chain(request.largest) {
         if !sizes.has(page) {
-            return Err(PrepareError::NoSuchPage { page, chip, has: sizes });
+            return Err(PrepareError::NoSuchPage { page, chip: chip.name, has: sizes });
         }
     }
     let smallest = smallest_page(request.kind);
-    if page.is_some_and(|page| page < smallest) {
+    if page.into_iter().chain(request.largest).any(|page| page < smallest) {
         return Err(PrepareError::KindForbids4K { kind: request.kind });
     }
     let alignment = page.unwrap_or(smallest).bytes();
@@ -365,19 +378,26 @@ pub(crate) fn check(
             if extent.bytes == 0 {
                 return Err(PrepareError::Empty);
             }
-            if extent.to.aperture != Aperture::Vram {
-                return Err(PrepareError::ApertureNotYet(extent.to.aperture));
-            }
             aligned("memory address", extent.to.raw, alignment)?;
             aligned("length", extent.bytes, alignment)?;
-            let end = extent.to.raw.checked_add(extent.bytes).ok_or(PrepareError::Overflow)?;
-            if end > vram_bytes {
-                return Err(PrepareError::BeyondVram { end, limit: vram_bytes });
-            }
+            reachable(chip, vram_bytes, extent.to.checked_add(extent.bytes).ok_or(PrepareError::Overflow)?)?;
         }
     }
     if let Place::At(va) = request.place {
         aligned("address", va, alignment)?;
     }
     Ok(bytes)
+}
+
+/// Refuses a range that is empty, not of whole pages, or beyond `limit`.
+pub(crate) fn check_range(range: &Range<u64>, limit: u64) -> Result<(), PrepareError> {
+    if range.start >= range.end {
+        return Err(PrepareError::Empty);
+    }
+    aligned("address", range.start, PAGE_BYTES)?;
+    aligned("end", range.end, PAGE_BYTES)?;
+    if range.end > limit {
+        return Err(PrepareError::BeyondVa { end: range.end, limit });
+    }
+    Ok(())
 }

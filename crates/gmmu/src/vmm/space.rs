@@ -1,20 +1,22 @@
 //! One address space: its books, and the jobs that change it.
 
-use super::execute::{initialise, Flush, Template, Write};
-use super::job::{ExecuteError, FramesError, Job, Late, OwnedRound, Progress, Receipt, State, Token};
-use super::plan::{Holdings, Planner, Words};
-use super::record::{Change, Record};
-use super::request::{check, smallest_page, Backing, MapRequest, Piece, Pieces, Place, PrepareError};
-use super::undo::remap_mirror;
-use super::unmap::Unplanner;
+use super::change::Change;
+use super::execute::{initialise, Cursor, Flush, Write};
+use super::frames::{FramesError, Wants};
+use super::job::{ExecuteError, Job, OwnedRound, Progress, Receipt, State, Token};
+use super::piece::{smallest_page, Piece, Pieces};
+use super::plan::{Holdings, Planner, Setting};
+use super::record::{Before, Record};
+use super::request::{check, check_range, Backing, MapRequest, Place, PrepareError, Protection, Span};
 use crate::addr::{Pfn, PhysAddr, TableAddr, PAGE_BYTES};
 use crate::chip::Chip;
-use crate::device::{Acknowledge, Depth, Hardware, Invalidate, Run, Scope, TableMemory, TablePool, TableRead};
+use crate::device::{Hardware, Run, Scope, TableMemory, TablePool, TableRead};
 use crate::format::{Format, Leaf, Pte};
 use crate::storage::{List, NoMemory, Shared, Slab};
 use crate::tlb::Limits;
 use crate::tree::{Tree, DIRECTORY_BYTES};
-use crate::va::{InsertError, VaError, VaRequest, VaSpace};
+use crate::va::windows::Windows;
+use crate::va::{VaError, VaRequest, VaSpace};
 use crate::walk::{walk, Walk, WalkError};
 use core::ops::Range;
 
@@ -86,6 +88,8 @@ pub struct Vmm<F: Format> {
     pub(super) config: SpaceConfig,
     pub(super) tree: Tree<F>,
     pub(super) va: VaSpace<Piece>,
+    /// What reads as 0 where nothing is mapped.
+    pub(super) sparse: Windows,
     pub(super) jobs: Slab<Record, 8>,
     /// Whether the root came from the pool.
     pub(super) owns_root: bool,
@@ -94,7 +98,7 @@ pub struct Vmm<F: Format> {
     pub(super) next_job: u64,
 }
 
-/// A planned mapping or unmap whose new tables are not written yet. Dropping it takes the plan back.
+/// A planned change whose new tables are not written yet. Dropping it takes the plan back.
 #[must_use = "a plan is taken back when it is dropped; write its tables with `init`"]
 #[derive(Debug)]
 pub struct Plan<'a, F: Format, P: TablePool> {
@@ -168,7 +172,8 @@ impl<F: Format> Vmm<F> {
         let tree = Tree::new(pdb)?;
         memory.write_run(pdb, Run { first: 0, step: 0, count: 512 })?;
         memory.order()?;
-        Ok(Self { pdb, config, tree, va, jobs: Slab::new(), owns_root: false, closing: None, next_job: 1 })
+        let sparse = Windows::new();
+        Ok(Self { pdb, config, tree, va, sparse, jobs: Slab::new(), owns_root: false, closing: None, next_job: 1 })
     }
 
     /// The top table.
@@ -208,69 +213,150 @@ impl<F: Format> Vmm<F> {
     ) -> Result<Plan<'a, F, P>, PrepareError> {
         self.open(pool)?;
         let chip = self.config.chip;
-        let bytes = check(request, chip.page_sizes, chip.name, self.config.vram_bytes)?;
-        let base = Leaf { to: PhysAddr::vram(0), kind: request.kind, flags: request.flags, comptag: 0 };
-        let template = Template { base: F::encode_pte(&Pte::Leaf(base))?, step: F::leaf_step(PAGE_BYTES) };
+        let bytes = check(request, chip, self.config.vram_bytes)?;
         let range = self.choose(request, bytes)?;
-        let pieces = Pieces::new(request, range.start, chip.page_sizes);
-
-        self.record_pieces(&pieces, request, &range)?;
-        let number = self.next_job;
-        let scope = self.scope();
-        let tables_first = chip.leaf_512m_needs_tables_first;
-        let mut planner = Planner::new(&mut self.tree, &self.va, pool, number, self.pdb, scope, tables_first);
-        let words = Words { base, start: range.start };
-        let planned = planner.map(&pieces, range.clone(), words);
-        let Planner { init, clear, main, held, done, .. } = planner;
-
-        let finished = planned.and_then(|()| {
-            let late = match request.backing {
-                Backing::Extents(_) => None,
-                Backing::Late { pages, page } => Some(Late { pages, page, end: self.config.vram_bytes / PAGE_BYTES }),
-            };
-            self.make_job([clear, main], template, late)
-        });
-        match finished {
-            Ok(job) => self.enter(pool, job, range, Change::Map, held, init),
-            Err(why) => {
-                self.undo_map(pool, number, &range, done, &held);
-                Err(why)
-            }
+        if let Some((with, _)) = self.va.overlapping(range.clone()).next() {
+            return Err(PrepareError::Busy { with });
         }
+        let mut change = Change { range: range.clone(), live: request.live, ..Change::default() };
+        for (part, piece) in Pieces::new(request, range.start, chip.page_sizes) {
+            self.target(&mut change, part, piece)?;
+        }
+        self.plan_change(pool, change)
     }
 
-    /// Plans to unmap every mapping in `range`, none of which may reach beyond it.
+    /// Plans to unmap whatever is mapped in a range; mappings that reach beyond it keep the rest. What is sparse below
+    /// reads as 0 again.
     ///
     /// # Errors
-    /// [`PrepareError`]; nothing was changed and nothing is held.
+    /// [`PrepareError`], [`WouldFault`](PrepareError::WouldFault) where a large page would have to be cut; nothing was
+    /// changed and nothing is held.
     pub fn plan_unmap<'a, P: TablePool>(
         &'a mut self,
         pool: &'a mut P,
-        range: Range<u64>,
+        span: impl Into<Span>,
+    ) -> Result<Plan<'a, F, P>, PrepareError> {
+        let span = span.into();
+        self.open(pool)?;
+        check_range(&span.range, self.va.limits().end)?;
+        let change = self.change_of(&span, None)?;
+        self.plan_change(pool, change)
+    }
+
+    /// Plans to give every page of a range, all of which is mapped, other attributes. Where the memory came as frames,
+    /// the job wants those again: [`Job::wants`].
+    ///
+    /// # Errors
+    /// [`PrepareError`]; nothing was changed and nothing is held.
+    pub fn plan_protect<'a, P: TablePool>(
+        &'a mut self,
+        pool: &'a mut P,
+        span: impl Into<Span>,
+        protection: Protection,
+    ) -> Result<Plan<'a, F, P>, PrepareError> {
+        let span = span.into();
+        self.open(pool)?;
+        check_range(&span.range, self.va.limits().end)?;
+        let change = self.change_of(&span, Some(protection))?;
+        self.plan_change(pool, change)
+    }
+
+    /// Plans to make a range sparse: where nothing is mapped, now or later, reads give 0 and writes are dropped. Entries
+    /// of the largest span that fits say so, which are cut where something is mapped into them.
+    ///
+    /// # Errors
+    /// [`PrepareError`]; nothing was changed and nothing is held.
+    pub fn plan_sparse<'a, P: TablePool>(
+        &'a mut self,
+        pool: &'a mut P,
+        span: impl Into<Span>,
+    ) -> Result<Plan<'a, F, P>, PrepareError> {
+        self.plan_background(pool, span.into(), true)
+    }
+
+    /// Plans to end that a range is sparse: where nothing is mapped, accesses fault.
+    ///
+    /// # Errors
+    /// [`PrepareError`]; nothing was changed and nothing is held.
+    pub fn plan_unsparse<'a, P: TablePool>(
+        &'a mut self,
+        pool: &'a mut P,
+        span: impl Into<Span>,
+    ) -> Result<Plan<'a, F, P>, PrepareError> {
+        self.plan_background(pool, span.into(), false)
+    }
+
+    fn plan_background<'a, P: TablePool>(
+        &'a mut self,
+        pool: &'a mut P,
+        span: Span,
+        on: bool,
     ) -> Result<Plan<'a, F, P>, PrepareError> {
         self.open(pool)?;
-        let pieces = self.pieces_to_unmap(&range)?;
-        // What lies before the first and behind the last piece is nobody's business.
-        let range = match (pieces.first(), pieces.last()) {
-            (Some((first, _)), Some((last, _))) => first.start..last.end,
-            _ => range,
-        };
-        let what = Invalidate { pdb: self.pdb, depth: Depth::PteOnly, scope: self.scope(), ack: Acknowledge::Globally };
-        // Room to put them back, where the rest of the plan fails.
-        self.va.reserve(pieces.len())?;
-        for (range, _) in pieces.iter() {
-            self.va.remove(range.start);
+        check_range(&span.range, self.va.limits().end)?;
+        let mut change = Change { range: span.range.clone(), live: span.live, sparse: Some(on), ..Change::default() };
+        for (whole, piece) in self.va.overlapping(span.range.clone()) {
+            let part = whole.start.max(span.range.start)..whole.end.min(span.range.end);
+            change.old.push((part.clone(), piece.skip(part.start - whole.start)))?;
         }
-        let mut planner = Unplanner::new(&mut self.tree, &self.va, OwnedRound::new(what));
-        let planned = planner.unmap(&pieces);
-        let Unplanner { main, held, done, .. } = planner;
-        let clear = OwnedRound::new(what);
-        let template = Template { base: 0, step: 0 };
-        match planned.and_then(|()| self.make_job([clear, main], template, None)) {
-            Ok(job) => self.enter(pool, job, range, Change::Unmap(pieces), held, List::new()),
+        self.plan_change(pool, change)
+    }
+
+    /// Enters a change into the records, plans what the tables need for it, and makes a job of that. All or nothing.
+    fn plan_change<'a, P: TablePool>(
+        &'a mut self,
+        pool: &'a mut P,
+        change: Change,
+    ) -> Result<Plan<'a, F, P>, PrepareError> {
+        let number = self.next_job;
+        // Numbers of plans that fail are not used again.
+        self.next_job += 1;
+        let mut sparse_before = None;
+        let mut parts = List::new();
+        if let Some(on) = change.sparse {
+            sparse_before = Some(self.sparse.copy()?);
+            for part in self.sparse.overlapping(change.range.clone()) {
+                parts.push(part)?;
+            }
+            self.sparse.reserve(parts.len() + 3)?;
+            if on {
+                self.sparse.add(change.range.clone())?;
+            } else {
+                self.sparse.subtract(change.range.clone())?;
+            }
+        } else {
+            self.reserve_records(&change)?;
+            self.rebook(&change.range, change.new.iter().map(|target| (target.range.clone(), &target.piece)));
+        }
+        let setting = Setting {
+            va: &self.va,
+            sparse: &self.sparse,
+            sparse_before: sparse_before.as_ref().unwrap_or(&self.sparse),
+            change: &change,
+            job: number,
+            pdb: self.pdb,
+            scope: self.scope(),
+            tables_first: self.config.chip.leaf_512m_needs_tables_first,
+        };
+        let mut planner = match Planner::new(&mut self.tree, pool, setting) {
+            Ok(planner) => planner,
             Err(why) => {
-                remap_mirror(&mut self.tree, &pieces, done, &held.dropped);
-                let _ = self.reinsert(&pieces);
+                self.undo(pool, &change.range, &before(change.sparse, change.old, parts), &Holdings::default());
+                return Err(why);
+            }
+        };
+        let planned = planner.plan();
+        let Planner { init, clear, main, held, .. } = planner;
+        let Change { range, old, wants, sparse, .. } = change;
+        let before = before(sparse, old, parts);
+        let made = planned.and_then(|()| self.make_job([clear, main], wants));
+        match made {
+            Ok(job) => {
+                let record = Record { number, progress: job.token.progress.clone(), range, before, held };
+                self.enter(pool, job, record, init)
+            }
+            Err(why) => {
+                self.undo(pool, &range, &before, &held);
                 Err(why)
             }
         }
@@ -297,9 +383,49 @@ impl<F: Format> Vmm<F> {
         &mut self,
         memory: &mut M,
         pool: &mut P,
-        range: Range<u64>,
+        span: impl Into<Span>,
     ) -> Result<Job, PrepareError> {
-        self.plan_unmap(pool, range)?.init(memory)
+        self.plan_unmap(pool, span)?.init(memory)
+    }
+
+    /// Prepares other attributes: [`plan_protect`](Self::plan_protect) and [`Plan::init`] in one.
+    ///
+    /// # Errors
+    /// [`PrepareError`]; nothing was changed and nothing is held.
+    pub fn prepare_protect<M: TableMemory, P: TablePool>(
+        &mut self,
+        memory: &mut M,
+        pool: &mut P,
+        span: impl Into<Span>,
+        protection: Protection,
+    ) -> Result<Job, PrepareError> {
+        self.plan_protect(pool, span, protection)?.init(memory)
+    }
+
+    /// Prepares a sparse range: [`plan_sparse`](Self::plan_sparse) and [`Plan::init`] in one.
+    ///
+    /// # Errors
+    /// [`PrepareError`]; nothing was changed and nothing is held.
+    pub fn prepare_sparse<M: TableMemory, P: TablePool>(
+        &mut self,
+        memory: &mut M,
+        pool: &mut P,
+        span: impl Into<Span>,
+    ) -> Result<Job, PrepareError> {
+        self.plan_sparse(pool, span)?.init(memory)
+    }
+
+    /// Prepares the end of a sparse range: [`plan_unsparse`](Self::plan_unsparse) and [`Plan::init`] in one.
+    ///
+    /// # Errors
+    /// [`PrepareError`]; nothing was changed and nothing is held.
+    pub fn prepare_unsparse<M: TableMemory, P: TablePool>(
+        &mut self,
+        memory: &mut M,
+        pool: &mut P,
+        span: impl Into<Span>,
+    ) -> Result<Job, PrepareError> {
+        self.plan_unsparse(pool, span)?.init(memory)
     }
 
     /// Maps pages for good: prepare, execute, commit.
@@ -324,7 +450,7 @@ impl<F: Format> Vmm<F> {
         self.conclude(pool, receipt)
     }
 
-    /// Unmaps the mappings in `range` for good: prepare, execute, commit.
+    /// Unmaps what is mapped in a range for good: prepare, execute, commit.
     ///
     /// # Errors
     /// As [`map_pages`](Self::map_pages).
@@ -332,9 +458,9 @@ impl<F: Format> Vmm<F> {
         &mut self,
         hardware: &mut H,
         pool: &mut P,
-        range: Range<u64>,
+        span: impl Into<Span>,
     ) -> Result<Mapping, MapError> {
-        let job = self.prepare_unmap(hardware, pool, range)?;
+        let job = self.prepare_unmap(hardware, pool, span)?;
         let receipt = job.execute(hardware).map_err(|failed| (failed.job, failed.why.into()));
         self.conclude(pool, receipt)
     }
@@ -395,8 +521,8 @@ impl<F: Format> Vmm<F> {
             Place::Anywhere => 0..limit,
             Place::Within(range) => range.clone(),
         };
-        // Addresses that an uncommitted unmap still holds are passed over; each pass leaves one such job behind.
-        for _ in 0..=self.jobs.len() {
+        // Addresses that an uncommitted unmap still holds, and sparse ones, are passed over; each pass leaves one behind.
+        for _ in 0..=self.jobs.len() + self.sparse.len() {
             let wish = wish.clone().within(window.clone());
             let mut start = self.va.find(&wish).map_err(PrepareError::NoVa)?.raw();
             if start % smallest != 0 {
@@ -404,8 +530,9 @@ impl<F: Format> Vmm<F> {
                 start = self.va.find(&wish.align(smallest)).map_err(PrepareError::NoVa)?.raw();
             }
             let range = start..start + bytes;
-            let held = self.jobs.iter().map(|(_, record)| &record.range);
-            match held.filter(|held| held.start < range.end && range.start < held.end).map(|held| held.end).max() {
+            let held = self.jobs.iter().map(|(_, record)| record.range.clone());
+            let held = held.filter(|held| held.start < range.end && range.start < held.end);
+            match held.chain(self.sparse.overlapping(range.clone())).map(|held| held.end).max() {
                 None => return Ok(range),
                 Some(end) => window.start = end.max(window.start),
             }
@@ -416,79 +543,22 @@ impl<F: Format> Vmm<F> {
         Err(PrepareError::NoVa(VaError::NoSpace { largest: 0 }))
     }
 
-    /// Enters the pieces of a mapping into the records.
-    fn record_pieces(
-        &mut self,
-        pieces: &Pieces<'_>,
-        request: &MapRequest<'_>,
-        range: &Range<u64>,
-    ) -> Result<(), PrepareError> {
-        let busy = self.va.overlapping(range.clone()).next().map(|(with, _)| with);
-        if let Some(with) = busy {
-            return Err(PrepareError::Busy { with });
-        }
-        self.va.reserve(pieces.clone().count())?;
-        for (va, bytes, page, to) in pieces.clone() {
-            let piece = Piece { page, to, kind: request.kind, flags: request.flags, mapping: range.start };
-            if let Err((why, _)) = self.va.insert(va..va + bytes, piece) {
-                while self.take_piece(range).is_some() {}
-                return Err(match why {
-                    InsertError::Overlap { with } => PrepareError::Busy { with },
-                    InsertError::OutOfLimits => PrepareError::BeyondVa { end: va + bytes, limit: self.va.limits().end },
-                    InsertError::Invalid(why) => PrepareError::NoVa(VaError::InvalidRequest(why)),
-                    InsertError::NoRoom => PrepareError::NoMemory(NoMemory),
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// The pieces in `range`, checked to be whole mappings.
-    fn pieces_to_unmap(&self, range: &Range<u64>) -> Result<List<(Range<u64>, Piece)>, PrepareError> {
-        if range.start >= range.end {
-            return Err(PrepareError::Empty);
-        }
-        super::request::aligned("address", range.start, PAGE_BYTES)?;
-        super::request::aligned("end", range.end, PAGE_BYTES)?;
-        let mut pieces = List::new();
-        pieces.reserve_exact(self.va.overlapping(range.clone()).count())?;
-        for (piece, what) in self.va.overlapping(range.clone()) {
-            pieces.push((piece, *what))?;
-        }
-        let (Some((_, first)), Some((end, last))) = (pieces.first(), pieces.last().map(|(r, p)| (r.end, *p))) else {
-            return Err(PrepareError::NotMapped { range: range.clone() });
-        };
-        let end = self.end_of_mapping(end, last.mapping);
-        if first.mapping < range.start {
-            return Err(PrepareError::CutsMapping {
-                mapping: first.mapping..self.end_of_mapping(range.start, first.mapping),
-            });
-        }
-        if end > range.end {
-            return Err(PrepareError::CutsMapping { mapping: last.mapping..end });
-        }
-        Ok(pieces)
-    }
-
-    /// Where the mapping that starts at `mapping` ends, given one of its addresses or ends.
-    fn end_of_mapping(&self, from: u64, mapping: u64) -> u64 {
-        let rest = self.va.overlapping(from..u64::MAX);
-        rest.take_while(|(_, piece)| piece.mapping == mapping).map(|(range, _)| range.end).last().unwrap_or(from)
-    }
-
     /// A job of the rounds that have something to do.
-    fn make_job(&self, planned: [OwnedRound; 2], template: Template, late: Option<Late>) -> Result<Job, PrepareError> {
+    fn make_job(&self, planned: [OwnedRound; 2], wants: Wants) -> Result<Job, PrepareError> {
         let mut rounds = List::new();
         rounds.reserve_exact(2)?;
-        for round in planned {
-            if !round.is_empty() {
-                rounds.push(round)?;
-            }
+        let [clear, main] = planned;
+        if !clear.is_empty() {
+            rounds.push(clear)?;
+        }
+        // A job without any writes still has a round, at the end of which it is executed.
+        if !main.is_empty() || rounds.is_empty() {
+            rounds.push(main)?;
         }
         let progress = Shared::new(Progress::new())?;
         let token = Token { record: u32::MAX, progress };
-        let limits = self.config.limits;
-        Ok(Job { token, range: 0..0, after: List::new(), rounds, template, late, limits, round: 0, written: false })
+        let (limits, frame_step, cursor) = (self.config.limits, F::leaf_step(PAGE_BYTES), Cursor::default());
+        Ok(Job { token, range: 0..0, after: List::new(), rounds, frame_step, wants, limits, round: 0, cursor })
     }
 
     /// Enters a planned job into the books and tells it for whom to wait.
@@ -496,14 +566,10 @@ impl<F: Format> Vmm<F> {
         &'a mut self,
         pool: &'a mut P,
         mut job: Job,
-        range: Range<u64>,
-        change: Change,
-        held: Holdings,
+        record: Record,
         init: List<Write>,
     ) -> Result<Plan<'a, F, P>, PrepareError> {
-        let number = self.next_job;
-        let waiting = range.clone();
-        let record = Record { number, progress: job.token.progress.clone(), range, change, held };
+        job.range = record.range.clone();
         let waited = |earlier: &&Record| earlier.is_waiting() && record.waits_for(earlier);
         let reserved = self
             .jobs
@@ -519,30 +585,14 @@ impl<F: Format> Vmm<F> {
         match entered {
             Ok(index) => {
                 job.token.record = index;
-                job.range = waiting;
-                self.next_job += 1;
                 Ok(Plan { vmm: self, pool, init, job: Some(job) })
             }
             Err(record) => {
-                // The pieces of an unmap find the room that was made for them.
-                let _ = self.undo(pool, &record);
+                self.undo(pool, &record.range, &record.before, &record.held);
                 record.progress.set(State::Closed);
                 Err(NoMemory.into())
             }
         }
-    }
-
-    /// Takes the first piece of `range` out of the records.
-    pub(super) fn take_piece(&mut self, range: &Range<u64>) -> Option<(Range<u64>, Piece)> {
-        let (found, _) = self.va.overlapping(range.clone()).next()?;
-        self.va.remove(found.start)
-    }
-
-    pub(super) fn reinsert(&mut self, pieces: &[(Range<u64>, Piece)]) -> Result<(), NoMemory> {
-        for (range, piece) in pieces {
-            self.va.insert(range.clone(), *piece).map_err(|_| NoMemory)?;
-        }
-        Ok(())
     }
 
     /// The page sizes of the chip, for those who read the tables.
@@ -558,5 +608,13 @@ impl<F: Format> Vmm<F> {
     /// [`NoMemory`].
     pub fn tables(&self) -> Result<List<(TableAddr, u64)>, NoMemory> {
         self.tree.addresses()
+    }
+}
+
+/// What the records go back to where a change is taken back.
+fn before(sparse: Option<bool>, old: List<(Range<u64>, Piece)>, parts: List<Range<u64>>) -> Before {
+    match sparse {
+        None => Before::Pieces(old),
+        Some(_) => Before::Sparse(parts),
     }
 }

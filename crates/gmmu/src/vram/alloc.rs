@@ -35,7 +35,6 @@ impl Vram {
             }
         };
         let count = taken.map_err(|chunks| AllocError::NoSpace { largest: chunks * PAGE_BYTES })?;
-        let count = self.finish(pieces, count);
         Ok(pieces.get(..count).unwrap_or_default())
     }
 
@@ -73,7 +72,7 @@ impl Vram {
         Ok(self.extent(chunk, 1).with_cleared(cleared))
     }
 
-    /// Takes the chunks for `request` out of the free ones and writes the pieces down. Returns their number, or how many
+    /// Hands out the chunks for `request` and writes the pieces down. Returns their number, or how many
     /// chunks it could have got, with nothing taken.
     fn take(&mut self, request: &Request, bounds: Bounds, limit: usize, pieces: &mut [Extent]) -> Result<usize, u64> {
         if bounds.only_clear && limit > 1 {
@@ -84,9 +83,13 @@ impl Vram {
         let mut left = request.chunks;
         for (count, piece) in pieces.iter_mut().take(limit).enumerate() {
             if let Some((at, len)) = self.find_all(left, bounds, request.place) {
+                if count == 0 {
+                    *piece = self.extent(at, len).with_cleared(self.claim(at, len));
+                    return Ok(1);
+                }
                 self.take_bits(at, len);
                 *piece = self.extent(at, len);
-                return Ok(count + 1);
+                return Ok(self.finish(pieces, count + 1));
             }
             let longest = self.find_longest(request.granule, bounds, request.place == Place::High);
             let Some((at, len)) = longest else {
@@ -128,8 +131,7 @@ impl Vram {
         }
         let granule = u32::try_from(request.granule).ok()?;
         if let Some((at, len)) = self.find_all(request.chunks, bounds, request.place) {
-            self.take_bits(at, len);
-            *pieces.first_mut()? = self.extent(at, len);
+            *pieces.first_mut()? = self.extent(at, len).with_cleared(self.claim(at, len));
             return Some(1);
         }
         let (mut left, mut rest) = (u32::try_from(request.chunks).ok()?, bounds);
@@ -145,7 +147,7 @@ impl Vram {
             left -= len;
             rest.lo = end;
             if left == 0 {
-                return Some(count + 1);
+                return Some(self.finish(pieces, count + 1));
             }
         }
         self.undo(pieces, limit);

@@ -1,8 +1,9 @@
 //! Taking and giving chunks: the bits, and with them every exact count. Nothing else changes the free bits.
 
-use super::cells::{spans, window, Cell, WORD};
+use super::cells::{spans, Cell, Runs, WORD};
 use super::leaf::{self, set, Leaf};
 use super::Vram;
+use core::ops::Range;
 
 impl Vram {
     pub(super) fn cell(&mut self, word: u32) -> Cell {
@@ -72,6 +73,18 @@ impl Vram {
         });
     }
 
+    /// Takes the free chunks `start..start + len` and makes one allocation of them. Says whether all were known to be zero.
+    pub(super) fn claim(&mut self, start: u32, len: u32) -> bool {
+        let zeros = self.change_bits(start, len, false, |cell, mask| {
+            let zero = cell.mark & mask;
+            cell.free &= !mask;
+            cell.mark &= !mask;
+            zero
+        });
+        self.mark_start(start);
+        zeros == len
+    }
+
     /// Undoes [`take_bits`](Self::take_bits).
     pub(super) fn untake_bits(&mut self, start: u32, len: u32) {
         self.change_bits(start, len, true, |cell, mask| {
@@ -90,33 +103,113 @@ impl Vram {
     }
 
     /// Makes chunks free that are all taken, or the other way round. `change` does it in one word and returns which of them
-    /// are known to be zero.
-    fn change_bits(&mut self, start: u32, len: u32, give: bool, change: impl Fn(&mut Cell, u64) -> u64) {
+    /// are known to be zero; the result is how many of all are.
+    fn change_bits(&mut self, start: u32, len: u32, give: bool, change: impl Fn(&mut Cell, u64) -> u64) -> u32 {
         let end = start + len;
-        for index in start / leaf::CHUNKS..end.div_ceil(leaf::CHUNKS) {
+        let (first, last) = (start / leaf::CHUNKS, end.div_ceil(leaf::CHUNKS));
+        let mut zeros = 0;
+        for index in first..last {
             let base = index * leaf::CHUNKS;
-            let (from, to) = (start.max(base), end.min(base + leaf::CHUNKS));
-            let Some(leaf) = self.leaves.as_mut_slice().get_mut(index as usize) else { return };
-            let (old, mut clear) = (*leaf, 0);
-            for (word, mask) in spans(from, to - from) {
-                let Some(cell) = self.cells.as_mut_slice().get_mut(word as usize) else { return };
-                let zero = change(cell, mask);
-                // Counting bits is slow without an instruction for it, and most memory is not cleared.
-                clear += if zero == 0 { 0 } else { zero.count_ones() };
-                let bit = 1 << (word % leaf::WORDS);
-                leaf.words = if cell.free == 0 { leaf.words & !bit } else { leaf.words | bit };
-                self.touched += 2;
-            }
-            self.touched += 2;
-            let count = |all: u32, part: u32| if give { all + part } else { all - part };
-            self.free = count(self.free, to - from);
-            self.clear = count(self.clear, clear);
+            let part = start.max(base) - base..end.min(base + leaf::CHUNKS) - base;
+            let count = part.end - part.start;
+            let Some(&leaf) = self.leaves.get(index as usize) else { return zeros };
+            let Some((clear, words)) = self.change_leaf(index, part.clone(), leaf.words, &change) else { return zeros };
+            zeros += clear;
+            let sum = |all: u32, part: u32| if give { all + part } else { all - part };
+            self.free = sum(self.free, count);
+            self.clear = sum(self.clear, clear);
             // At most 512 each.
-            leaf.free = u16::try_from(count(u32::from(old.free), to - from)).unwrap_or(0);
-            leaf.clear = u16::try_from(count(u32::from(old.clear), clear)).unwrap_or(0);
-            let run = if give { to - from } else { (from - base).max(base + leaf::CHUNKS - to) };
-            self.refile(index, old, run);
+            let mut new = leaf;
+            new.free = u16::try_from(sum(u32::from(leaf.free), count)).unwrap_or(0);
+            new.clear = u16::try_from(sum(u32::from(leaf.clear), clear)).unwrap_or(0);
+            new.words = words;
+            // Where many leaves change together, looking at all of them later is cheaper.
+            if leaf.is_stale() || last - first > 2 {
+                if let Some(leaf) = self.leaves.as_mut_slice().get_mut(index as usize) {
+                    *leaf = new;
+                }
+                let run = if give { count } else { part.start.max(leaf::CHUNKS - part.end) };
+                self.refile(index, leaf, run);
+            } else {
+                self.refile_exactly(index, leaf, new, part);
+            }
         }
+        zeros
+    }
+
+    /// The part of [`change_bits`](Self::change_bits) in one leaf: `part` counts from its start, `words` are its words with
+    /// a free chunk. Returns how many chunks are known to be zero, and the words with a free chunk now.
+    #[inline]
+    fn change_leaf(
+        &mut self,
+        index: u32,
+        part: Range<u32>,
+        mut words: u8,
+        change: impl Fn(&mut Cell, u64) -> u64,
+    ) -> Option<(u32, u8)> {
+        let (first, last) = (part.start / WORD, part.end.checked_sub(1)? / WORD);
+        let at = (index * leaf::WORDS) as usize;
+        let cells = self.cells.as_mut_slice().get_mut(at + first as usize..=at + last as usize)?;
+        let (mut clear, mut bit) = (0, 1u8 << first);
+        let mut step = |cell: &mut Cell, mask: u64| {
+            let zero = change(cell, mask);
+            // Counting bits is slow without an instruction for it, and most memory is not cleared.
+            clear += if zero == 0 { 0 } else { zero.count_ones() };
+            words = if cell.free == 0 { words & !bit } else { words | bit };
+            bit <<= 1;
+        };
+        let mut mask = u64::MAX << (part.start % WORD);
+        let (end, rest) = cells.split_last_mut()?;
+        for cell in rest {
+            step(cell, mask);
+            mask = u64::MAX;
+        }
+        step(end, mask & u64::MAX >> (WORD - 1 - (part.end - 1) % WORD));
+        self.touched += 2 + 2 * u64::from(last - first + 1);
+        Some((clear, words))
+    }
+
+    /// As [`refile`](Self::refile), for a leaf whose runs were known and whose chunks `part` changed: they stay known.
+    fn refile_exactly(&mut self, index: u32, old: Leaf, mut new: Leaf, part: Range<u32>) {
+        let before = old.runs();
+        let runs = if new.free > old.free {
+            before.with(part.clone(), || self.beside(index, part, before, u32::from(old.free)))
+        } else {
+            before.without(part, u32::from(new.free)).unwrap_or_else(|| self.leaf_runs(index))
+        };
+        let (was, class) = (old.class(), Leaf::class_for(new.free, new.clear, runs.max));
+        new.set_runs(runs);
+        new.set_class(class);
+        if let Some(leaf) = self.leaves.as_mut_slice().get_mut(index as usize) {
+            *leaf = new;
+        }
+        if class != was {
+            self.move_class(index, was, class);
+        }
+        self.update(set::SOME, index, old.free != 0, new.free != 0);
+        self.update(set::CLEAR, index, old.clear != 0, new.clear != 0);
+        if runs != before {
+            self.lift(index, before, runs);
+        }
+    }
+
+    /// The free chunks right below and right above `part` of a leaf, which had the runs `runs` and `free` free chunks.
+    fn beside(&mut self, index: u32, part: Range<u32>, runs: Runs, free: u32) -> (u32, u32) {
+        let mut below = if runs.head == part.start { runs.head } else { 0 };
+        let mut above = if runs.tail == leaf::CHUNKS - part.end { runs.tail } else { 0 };
+        // Other runs than those at the ends may be beside it.
+        if free > runs.head + runs.tail {
+            let base = index * leaf::CHUNKS;
+            if below == 0 && part.start != 0 {
+                let at = base + part.start;
+                below = at - self.run_start(at, base, false);
+            }
+            if above == 0 && part.end != leaf::CHUNKS {
+                let at = base + part.end;
+                above = self.run_end(at, base + leaf::CHUNKS, false) - at;
+            }
+        }
+        (below, above)
     }
 
     /// Puts a leaf whose counts changed into the right sets. `run` is a run of free chunks that it has if it was
@@ -185,7 +278,7 @@ impl Vram {
                 at += leaf::CHUNKS;
                 continue;
             }
-            let taken = !self.cell(at / WORD).usable(only_clear) & window(at / WORD * WORD, at, u32::MAX);
+            let taken = !self.cell(at / WORD).usable(only_clear) & u64::MAX << (at % WORD);
             if taken != 0 {
                 return hi.min(at / WORD * WORD + taken.trailing_zeros());
             }
@@ -203,7 +296,7 @@ impl Vram {
                 continue;
             }
             let base = (at - 1) / WORD * WORD;
-            let taken = !self.cell(base / WORD).usable(only_clear) & window(base, 0, at);
+            let taken = !self.cell(base / WORD).usable(only_clear) & u64::MAX >> (WORD - (at - base));
             if taken != 0 {
                 return lo.max(base + WORD - taken.leading_zeros());
             }

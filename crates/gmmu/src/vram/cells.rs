@@ -11,6 +11,9 @@
 //! detects a double free or a wrong size without any memory of its own. Chunks that are not managed (holes between the
 //! regions, retired pages) look like allocations of one chunk each.
 
+use super::leaf::CHUNKS;
+use core::ops::Range;
+
 /// Chunks that one word describes.
 pub(super) const WORD: u32 = 64;
 
@@ -69,7 +72,8 @@ pub(super) fn spans(start: u32, len: u32) -> impl Iterator<Item = (u32, u64)> {
 pub(super) const fn starts(bits: u64, len: u32) -> u64 {
     let mut left = bits;
     let mut have = 1;
-    while have < len && left != 0 {
+    // On to the end even where nothing is left: nobody could predict when.
+    while have < len {
         let step = if have < len - have { have } else { len - have };
         left &= left >> step;
         have += step;
@@ -229,6 +233,30 @@ pub(super) struct Runs {
     pub(super) tail: u32,
     /// The longest run.
     pub(super) max: u32,
+}
+
+impl Runs {
+    /// The runs of a leaf that had these, after its taken chunks `part` became free; `beside` says how many free chunks
+    /// there are right below and right above them. Exact: nothing but the run that they are in now can have grown.
+    pub(super) fn with(self, part: Range<u32>, beside: impl FnOnce() -> (u32, u32)) -> Self {
+        let (below, above) = beside();
+        let joined = below + (part.end - part.start) + above;
+        Self {
+            head: if below == part.start { joined } else { self.head },
+            tail: if above == CHUNKS - part.end { joined } else { self.tail },
+            max: self.max.max(joined),
+        }
+    }
+
+    /// The runs of a leaf that had these, after its free chunks `part` were taken and `free` are left; `None` where only the
+    /// bits tell.
+    pub(super) fn without(self, part: Range<u32>, free: u32) -> Option<Self> {
+        let (head, tail) = (self.head.min(part.start), self.tail.min(CHUNKS - part.end));
+        let ends = head.max(tail);
+        // What is free in between is one run at most as long as that.
+        let between = free.saturating_sub(head + tail);
+        (between <= ends).then_some(Self { head, tail, max: ends })
+    }
 }
 
 /// The runs in consecutive words, `words.len() <= 2^26`.

@@ -1,6 +1,6 @@
 //! Taking memory back: whole allocations, parts of them, and by way of the quarantine.
 
-use super::cells::{window, WORD};
+use super::cells::WORD;
 use super::extent::{Extent, Quarantined, State};
 use super::leaf;
 use super::request::FreeError;
@@ -124,15 +124,18 @@ impl Vram {
     /// The end of the allocation that starts at `start`, looked for up to `limit`.
     fn allocation_end(&mut self, start: u32, limit: u32) -> u32 {
         let limit = limit.min(self.end);
-        let mut word = (start + 1) / WORD;
-        while word * WORD < limit {
-            let cell = self.cell(word);
-            let border = (cell.free | cell.mark) & window(word * WORD, start + 1, limit);
+        let first = (start + 1) / WORD;
+        let cells = self.cells.get(first as usize..limit.div_ceil(WORD) as usize).unwrap_or_default();
+        let mut mask = u64::MAX << ((start + 1) % WORD);
+        for (word, cell) in (first..).zip(cells) {
+            let border = (cell.free | cell.mark) & mask;
+            mask = u64::MAX;
             if border != 0 {
-                return word * WORD + border.trailing_zeros();
+                self.touched += 2 * u64::from(word - first + 1);
+                return limit.min(word * WORD + border.trailing_zeros());
             }
-            word += 1;
         }
+        self.touched += 2 * cells.len() as u64;
         limit
     }
 

@@ -18,8 +18,9 @@
 //! counts (`leaf`), sets of leaves by what they can hold (`sets`), and a tree of the longest runs (`tree`), 2.3 bits
 //! per chunk in all. All of it is taken from the heap at construction; nothing is taken or given back afterwards.
 //!
-//! Operations on single chunks touch a few words whatever happened before. They only note that a leaf's runs changed;
-//! a search for a longer run first looks again at the leaves that changed since the last one, about 50 ns each. So
+//! Operations on single chunks touch a few words whatever happened before. They only note that a leaf's runs changed, and
+//! so do operations on more than two leaves; a search for a longer run first looks again at the leaves that changed since
+//! the last one, about 50 ns each. All others keep the runs exact as they go, most often from the old runs alone. So
 //! every operation pays for at most a few such looks, but one search may pay for many operations: after every chunk of
 //! 80 GiB was touched one by one, the next search for a run looks at 40,960 leaves once, about 2 ms. Who cannot have
 //! that calls [`Vram::settle`] at a better moment.

@@ -57,6 +57,18 @@ impl Vram {
         true
     }
 
+    /// Brings the tree up to date after the runs of one leaf, which are written already, changed from `old` to `new`.
+    pub(super) fn lift(&mut self, index: u32, old: Runs, new: Runs) {
+        let runs = |index: u32| self.leaves.get(index as usize).map(|leaf| leaf.runs());
+        let below = if index % FAN == 0 { None } else { runs(index - 1) };
+        let above = if index % FAN == FAN - 1 { None } else { runs(index + 1) };
+        self.touched += 6;
+        let Some(node) = self.tree.get(0, index / FAN) else { return };
+        let node = tree::replaced(node, [old, new], [below, above], leaf::CHUNKS)
+            .unwrap_or_else(|| self.join_leaves(index / FAN));
+        self.tree.replace(0, index / FAN, node);
+    }
+
     /// Recomputes a leaf's runs and class; says whether the runs changed.
     #[inline]
     fn look_again(&mut self, index: u32) -> bool {
@@ -77,6 +89,9 @@ impl Vram {
     /// Puts a leaf that changed into the class that it belongs to now; says whether that is another. Its runs and the tree
     /// still wait for [`refresh`](Self::refresh).
     pub(super) fn reclass(&mut self, index: u32) -> bool {
+        if !self.leaf(index).is_stale() {
+            return false;
+        }
         let runs = self.leaf_runs(index);
         self.touched += 2 + u64::from(leaf::WORDS);
         let Some(leaf) = self.leaves.as_mut_slice().get_mut(index as usize) else { return false };

@@ -3,7 +3,7 @@
 use super::cells::{window, Align, Downward, Runs, Upward, WORD};
 use super::leaf::{self, set};
 use super::request::Place;
-use super::tree::{Tree, FAN};
+use super::tree::{self, Tree, FAN};
 use super::Vram;
 
 /// What a placement has to satisfy, but for its length.
@@ -58,6 +58,9 @@ impl Vram {
         if len > self.tree.root().max || hi.saturating_sub(lo) < len {
             return None;
         }
+        if align.is_any() && lo == 0 && hi == self.end {
+            return self.find_lowest(len);
+        }
         let mut look = Upward { len, align, start: lo, next: lo / WORD * WORD };
         let mut index = lo / leaf::CHUNKS;
         while index * leaf::CHUNKS < hi {
@@ -85,6 +88,59 @@ impl Vram {
                 }
             }
             index += 1;
+        }
+        None
+    }
+
+    /// The lowest place for `len` chunks anywhere, where the tree is up to date and says that there is one: what
+    /// [`find_up`](Self::find_up) finds, on the shortest way down the tree.
+    fn find_lowest(&mut self, len: u32) -> Option<u32> {
+        // Where the first child begins, and the free chunks that reach it from below.
+        let (mut index, mut open) = (0, 0);
+        for level in (0..self.tree.levels()).rev() {
+            let chunks = Tree::leaves(level) / FAN * leaf::CHUNKS;
+            let (child, runs) = if level == 0 {
+                let first = (index * FAN) as usize;
+                let leaves = self.leaves.get(first..).unwrap_or_default();
+                tree::first_fit(leaves.iter().map(|leaf| leaf.runs()), chunks, &mut open, len)?
+            } else {
+                tree::first_fit(self.tree.children(level, index)?.iter().copied(), chunks, &mut open, len)?
+            };
+            self.touched += 2 * u64::from(child + 1);
+            index = index * FAN + child;
+            if open + runs.head >= len {
+                return Some(index * chunks - open);
+            }
+        }
+        self.find_in_leaf(index, len, self.align(0))
+    }
+
+    /// The lowest place for `len` chunks inside a leaf.
+    fn find_in_leaf(&mut self, index: u32, len: u32, align: Align) -> Option<u32> {
+        let base = index * leaf::CHUNKS;
+        let leaf = self.leaf(index);
+        if !leaf.is_stale() {
+            let runs = leaf.runs();
+            if runs.max < len {
+                return None;
+            }
+        }
+        if !leaf.is_stale() && align.is_any() {
+            let runs = leaf.runs();
+            if runs.head >= len {
+                return Some(base);
+            }
+            // What is free between the first run and the last is too little.
+            if u32::from(leaf.free) < runs.head + runs.tail + len {
+                return Some(base + leaf::CHUNKS - runs.tail);
+            }
+        }
+        let mut look = Upward { len, align, start: base, next: base };
+        for word in index * leaf::WORDS..(index + 1) * leaf::WORDS {
+            let usable = self.cell(word).free;
+            if let Some(at) = look.feed(word * WORD, usable) {
+                return Some(at);
+            }
         }
         None
     }
@@ -242,13 +298,9 @@ impl Vram {
             }
             for _ in 0..2 {
                 let Some(index) = self.sets.first_in(class, from, to) else { break };
-                let base = index * leaf::CHUNKS;
-                let mut look = Upward { len, align, start: base, next: base };
-                for word in index * leaf::WORDS..(index + 1) * leaf::WORDS {
-                    let usable = self.cell(word).free;
-                    if let Some(at) = look.feed(word * WORD, usable) {
-                        return Some(at);
-                    }
+                let found = self.find_in_leaf(index, len, align);
+                if found.is_some() {
+                    return found;
                 }
                 if !self.reclass(index) {
                     break;

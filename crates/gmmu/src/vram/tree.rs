@@ -1,10 +1,11 @@
 //! The run tree: for groups of 8, 64, 512 … leaves, the free chunks at the start, at the end, and in the longest run.
 //!
 //! It lets a search for a long run pass over whole groups that cannot hold one, and answers "the longest run" at the
-//! root. It is brought up to date only when somebody asks (see `Vram::refresh`), so that single-chunk operations never
-//! pay for it.
+//! root. Operations on runs keep it up to date as they go. Those on single chunks never pay for it: they leave a note, and
+//! who asks next brings it up to date (see `Vram::refresh`).
 
 use super::cells::Runs;
+use super::leaf::CHUNKS;
 use crate::storage::{List, NoMemory};
 
 /// Children of a node.
@@ -40,11 +41,49 @@ pub(super) fn join(children: impl Iterator<Item = Runs>, len: u32) -> Runs {
     all
 }
 
+/// The first of the neighbours, each `len` chunks long, that has a run of `want` chunks inside or together with the `open`
+/// chunks that reach it from below; leaves in `open` how many those are.
+pub(super) fn first_fit(
+    children: impl Iterator<Item = Runs>,
+    len: u32,
+    open: &mut u32,
+    want: u32,
+) -> Option<(u32, Runs)> {
+    for (index, child) in (0..FAN).zip(children) {
+        if (*open + child.head).max(child.max) >= want {
+            return Some((index, child));
+        }
+        *open = if child.head == len { *open + len } else { child.tail };
+    }
+    None
+}
+
+/// What becomes of `node` when its child between `below` and `above` (`None` at the ends) changes from `old` to `new`. Each
+/// child is `len` chunks long. `None` where only a look at all children tells.
+pub(super) fn replaced(node: Runs, [old, new]: [Runs; 2], [below, above]: [Option<Runs>; 2], len: u32) -> Option<Runs> {
+    let (lead, trail) = (below.map_or(0, |runs| runs.tail), above.map_or(0, |runs| runs.head));
+    // Runs that reach across a whole child are left to `join`.
+    if old.head >= len || new.head >= len || lead == len || trail == len {
+        return None;
+    }
+    let longest = |child: Runs| child.max.max(lead + child.head).max(child.tail + trail);
+    let (was, is) = (longest(old), longest(new));
+    // Where the longest run of the node got shorter, another is the longest now.
+    if is < node.max && was == node.max {
+        return None;
+    }
+    Some(Runs {
+        head: if below.is_none() { new.head } else { node.head },
+        tail: if above.is_none() { new.tail } else { node.tail },
+        max: node.max.max(is),
+    })
+}
+
 /// The nodes above the leaves, level by level; the last is the root.
 #[derive(Debug)]
 pub(super) struct Tree {
     nodes: List<Runs>,
-    /// Where each level starts, and how many nodes it has.
+    /// Where each level starts, and how many nodes it has, but for empty ones that fill up its last group of children.
     level: [(usize, u32); LEVELS],
     levels: u32,
 }
@@ -60,7 +99,8 @@ impl Tree {
         for entry in &mut level {
             width = width.div_ceil(FAN);
             *entry = (total, width);
-            total += width as usize;
+            // Whole groups of children, so that none needs a check of its own; those beyond the end have nothing free.
+            total += width.next_multiple_of(FAN) as usize;
             levels += 1;
             if width <= 1 {
                 break;
@@ -98,7 +138,7 @@ impl Tree {
 
     /// The whole memory.
     pub(super) fn root(&self) -> Runs {
-        self.nodes.last().copied().unwrap_or_default()
+        self.get(self.levels.saturating_sub(1), 0).unwrap_or_default()
     }
 
     /// Leaves below one node of `level`.
@@ -116,13 +156,36 @@ impl Tree {
         changed
     }
 
+    /// The children of node `index` of `level`, 1 or above.
+    #[inline]
+    pub(super) fn children(&self, level: u32, index: u32) -> Option<&[Runs; FAN as usize]> {
+        let &(start, _) = self.level.get(level.checked_sub(1)? as usize)?;
+        self.nodes.get(start + (index * FAN) as usize..)?.first_chunk()
+    }
+
     /// What node `index` of `level`, 1 or above, has to be by its children.
     pub(super) fn recompute(&self, level: u32, index: u32) -> Runs {
-        let Some(below) = level.checked_sub(1) else { return Runs::default() };
-        let &(start, width) = self.level.get(below as usize).unwrap_or(&(0, 0));
-        let (first, last) = ((index * FAN).min(width), (index * FAN + FAN).min(width));
-        let children = self.nodes.get(start + first as usize..start + last as usize).unwrap_or_default();
-        join(children.iter().copied(), Self::leaves(below) * super::leaf::CHUNKS)
+        let children = self.children(level, index).into_iter().flatten();
+        join(children.copied(), Self::leaves(level) / FAN * CHUNKS)
+    }
+
+    /// Writes a node and brings what is above it up to date, as far up as something changes.
+    pub(super) fn replace(&mut self, mut level: u32, mut index: u32, mut new: Runs) {
+        let mut len = Self::leaves(level) * CHUNKS;
+        while let Some(node) = self.place(level, index).and_then(|at| self.nodes.as_mut_slice().get_mut(at)) {
+            let old = *node;
+            if old == new {
+                return;
+            }
+            *node = new;
+            let parent = index / FAN;
+            let Some(node) = self.get(level + 1, parent) else { return };
+            let Some(group) = self.children(level + 1, parent) else { return };
+            let slot = (index % FAN) as usize;
+            let beside = [group.get(slot.wrapping_sub(1)).copied(), group.get(slot + 1).copied()];
+            new = replaced(node, [old, new], beside, len).unwrap_or_else(|| join(group.iter().copied(), len));
+            (level, index, len) = (level + 1, parent, len.saturating_mul(FAN));
+        }
     }
 
     /// Recomputes node `index` of `level` (1 or above) and what is above it, as far up as something changes.

@@ -15,7 +15,7 @@ use gmmu::device::{NoTableMemory, TablePool};
 use gmmu::format::Format;
 use gmmu::mmio::Mmio;
 use gmmu::tlb::Limits;
-use gmmu::vmm::{Extent, Job, MapRequest, PrepareError, SpaceConfig, Use, Vmm};
+use gmmu::vmm::{Extent, Job, MapRequest, Plan, PrepareError, Protection, SpaceConfig, Span, Use, Vmm};
 use gmmu_sim::{AccessKind, Client, Config, Fault, Gpu, Notes, Translated, Watched};
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -127,18 +127,36 @@ impl<F: Format> World<F> {
         self.mmio.bar0()
     }
 
-    /// Prepares a mapping, the model being told of every table first.
-    pub fn prepare(&mut self, request: &MapRequest<'_>) -> Result<Job, PrepareError> {
-        let plan = self.vmm.plan_map(&mut self.pool, request)?;
+    /// Prepares what `plan` plans, the model being told of every table first.
+    pub fn prepare_with(
+        &mut self,
+        plan: impl for<'a> FnOnce(&'a mut Vmm<F>, &'a mut Watched<Pool>) -> Result<Plan<'a, F, Watched<Pool>>, PrepareError>,
+    ) -> Result<Job, PrepareError> {
+        let plan = plan(&mut self.vmm, &mut self.pool)?;
         self.notes.tell(self.mmio.bar0());
         let job = plan.init(&mut self.mmio);
         self.notes.tell(self.mmio.bar0());
         job
     }
 
-    pub fn prepare_unmap(&mut self, range: Range<u64>) -> Result<Job, PrepareError> {
-        let plan = self.vmm.plan_unmap(&mut self.pool, range)?;
-        plan.init(&mut self.mmio)
+    pub fn prepare(&mut self, request: &MapRequest<'_>) -> Result<Job, PrepareError> {
+        self.prepare_with(|vmm, pool| vmm.plan_map(pool, request))
+    }
+
+    pub fn prepare_unmap(&mut self, span: impl Into<Span>) -> Result<Job, PrepareError> {
+        self.prepare_with(|vmm, pool| vmm.plan_unmap(pool, span))
+    }
+
+    pub fn prepare_protect(&mut self, span: impl Into<Span>, to: Protection) -> Result<Job, PrepareError> {
+        self.prepare_with(|vmm, pool| vmm.plan_protect(pool, span, to))
+    }
+
+    pub fn prepare_sparse(&mut self, span: impl Into<Span>) -> Result<Job, PrepareError> {
+        self.prepare_with(|vmm, pool| vmm.plan_sparse(pool, span))
+    }
+
+    pub fn prepare_unsparse(&mut self, span: impl Into<Span>) -> Result<Job, PrepareError> {
+        self.prepare_with(|vmm, pool| vmm.plan_unsparse(pool, span))
     }
 
     /// Executes and commits.

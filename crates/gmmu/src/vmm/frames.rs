@@ -1,0 +1,148 @@
+//! Frames that come between prepare and execute: which pages they are for, and what can be wrong with them.
+
+use super::piece::{Backed, Piece};
+use crate::addr::{PageSize, Pfn, PAGE_BYTES};
+use crate::storage::{List, NoMemory};
+use core::ops::Range;
+
+/// Why frames do not fit a prepared change. The job is whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FramesError {
+    /// The list has another length than there are pages.
+    #[error("{given} frames for {wanted} pages")]
+    Count {
+        /// Frames in the list.
+        given: usize,
+        /// Pages that want one.
+        wanted: u64,
+    },
+    /// A frame does not start a page of this size.
+    #[error("frame {frame:#x} (number {index} of the list) is not aligned to {page} pages")]
+    Unaligned {
+        /// The frame number.
+        frame: u64,
+        /// Its place in the list.
+        index: usize,
+        /// The size of its page.
+        page: PageSize,
+    },
+    /// A frame lies beyond what can be reached of its aperture: the end of video memory, or what an entry can name.
+    #[error(
+        "frame {frame:#x} (number {index} of the list) lies beyond what can be reached, which ends at frame {end:#x}"
+    )]
+    BeyondReach {
+        /// The frame number.
+        frame: u64,
+        /// Its place in the list.
+        index: usize,
+        /// The first frame that is not there.
+        end: u64,
+    },
+    /// Entries may have been written with other frames already: go on with the [`Ready`](super::Ready) that came back.
+    #[error("the job was begun with other frames")]
+    Begun,
+    /// The change knows its memory already.
+    #[error("the job was prepared with its memory, and takes no frames")]
+    NotWanted,
+}
+
+/// Pages of one mapping that a job needs the frames of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Want {
+    /// The address of the first page.
+    pub va: u64,
+    /// How many.
+    pub pages: u64,
+    /// Their size: that of the list which the mapping was made with.
+    pub page: PageSize,
+    /// The first frame that cannot be reached.
+    pub end: u64,
+    /// First address of the mapping: page `(va - mapping) / page` of its list comes first.
+    pub mapping: u64,
+    /// Where they begin in the job's list.
+    first: u64,
+}
+
+impl Want {
+    fn behind(&self) -> u64 {
+        self.va + (self.pages << self.page.shift())
+    }
+
+    fn check(&self, frames: &[Pfn]) -> Result<(), FramesError> {
+        let per_page = self.page.bytes() / PAGE_BYTES;
+        // One test for all of them, which the usual list passes: the largest frame, and all low bits together.
+        let (mut most, mut low) = (0, 0);
+        for frame in frames {
+            most = frame.raw().max(most);
+            low |= frame.raw();
+        }
+        if low & (per_page - 1) == 0 && most.checked_add(per_page).is_some_and(|last| last <= self.end) {
+            return Ok(());
+        }
+        let first = usize::try_from(self.first).unwrap_or(usize::MAX);
+        for (index, frame) in (first..).zip(frames.iter().map(|frame| frame.raw())) {
+            if frame & (per_page - 1) != 0 {
+                return Err(FramesError::Unaligned { frame, index, page: self.page });
+            }
+            if frame.checked_add(per_page).is_none_or(|last| last > self.end) {
+                return Err(FramesError::BeyondReach { frame, index, end: self.end });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// All frames that a job wants, in the order of their addresses.
+#[derive(Debug, Default)]
+pub(crate) struct Wants {
+    list: List<Want>,
+}
+
+impl Wants {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    pub(crate) fn as_slice(&self) -> &[Want] {
+        &self.list
+    }
+
+    /// Notes that `range` of `piece` needs its frames; returns where the first of them is in the job's list.
+    pub(crate) fn add(&mut self, range: &Range<u64>, piece: &Piece, end: u64) -> Result<u64, NoMemory> {
+        let Backed::Frames { page, .. } = piece.to else { return Ok(0) };
+        let mask = page.bytes() - 1;
+        let start = range.start & !mask;
+        let pages = (range.end - start).div_ceil(page.bytes());
+        let mapping = piece.mapping;
+        let mut first = 0;
+        if let Some(last) = self.list.last_mut() {
+            first = last.first + last.pages;
+            // Two parts of one cut page share its frame.
+            if last.mapping == mapping && last.page == page && last.va <= start && start <= last.behind() {
+                let index = (start - last.va) >> page.shift();
+                last.pages = last.pages.max(index + pages);
+                return Ok(last.first + index);
+            }
+        }
+        self.list.push(Want { va: start, pages, page, end, mapping, first })?;
+        Ok(first)
+    }
+
+    /// Checks all that can be wrong with `frames`.
+    pub(crate) fn check(&self, frames: &[Pfn]) -> Result<(), FramesError> {
+        let Some(last) = self.list.last() else { return Err(FramesError::NotWanted) };
+        let wanted = last.first + last.pages;
+        if frames.len() as u64 != wanted {
+            return Err(FramesError::Count { given: frames.len(), wanted });
+        }
+        let mut rest = frames;
+        for want in self.list.iter() {
+            let pages = usize::try_from(want.pages).unwrap_or(usize::MAX).min(rest.len());
+            let (these, behind) = rest.split_at(pages);
+            want.check(these)?;
+            rest = behind;
+        }
+        Ok(())
+    }
+}

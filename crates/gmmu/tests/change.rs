@@ -1,0 +1,93 @@
+//! Partial unmaps, cuts, attributes and sparse ranges, judged by the model's MMU.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod common;
+
+use common::{World, DATA, GIB, MIB};
+use gmmu::addr::{PageSize, PhysAddr};
+use gmmu::format::{Flags, V2, V3};
+use gmmu::vmm::{PrepareError, Protection, Span};
+use gmmu_sim::{AccessKind, Client};
+
+const VA: u64 = 4 * GIB;
+const KIB_64: u64 = 64 << 10;
+
+#[test]
+fn a_page_is_cut_out_of_every_larger_one() {
+    for (page, bytes) in [(PageSize::Size64K, KIB_64), (PageSize::Size2M, 2 * MIB), (PageSize::Size512M, 512 * MIB)] {
+        let mut world = World::<V3>::new("gh100");
+        world.map(VA, DATA, 2 * bytes, Some(page));
+        let hole = VA + 5 * 4096..VA + 6 * 4096;
+        let error = world.prepare_unmap(hole.clone()).unwrap_err();
+        assert_eq!(error, PrepareError::WouldFault { entry: VA..VA + bytes });
+        let before = world.vmm.pieces().map(|(range, piece)| (range, *piece)).collect::<Vec<_>>();
+        let job = world.prepare_unmap(Span::new(hole.clone()).quiesced()).unwrap();
+        world.cancel(job);
+        assert_eq!(before, world.vmm.pieces().map(|(range, piece)| (range, *piece)).collect::<Vec<_>>());
+        world.assert_no_leak();
+        let job = world.prepare_unmap(Span::new(hole.clone()).quiesced()).unwrap();
+        assert_eq!(job.rounds(), 2, "{page}");
+        world.finish(job);
+        world.assert_maps(VA..hole.start, DATA);
+        world.assert_faults(hole.clone());
+        world.assert_maps(hole.end..VA + bytes, DATA + 6 * 4096);
+        world.assert_maps(VA + bytes..VA + bytes + 16 * 4096, DATA + bytes);
+        world.unmap(VA..VA + 2 * bytes);
+        world.assert_faults(VA..VA + 2 * MIB);
+        world.assert_clean();
+        world.assert_no_leak();
+    }
+}
+
+#[test]
+fn protect_changes_the_attributes_of_a_part() {
+    for page in [PageSize::Size4K, PageSize::Size64K, PageSize::Size2M] {
+        let mut world = World::<V2>::new("ad102");
+        world.map(VA, DATA, 4 * MIB, Some(page));
+        let part = VA + MIB..VA + MIB + 8192;
+        let read_only = Protection::flags(Flags { read_only: true, ..Flags::NONE });
+        let job = world.prepare_protect(Span::new(part.clone()).replayable(), read_only).unwrap();
+        world.finish(job);
+        world.assert_maps(VA..VA + 4 * MIB, DATA);
+        let pdb = world.vmm.pdb();
+        for va in (VA..VA + 4 * MIB).step_by(4096) {
+            let written = world.gpu().access(Client::Engine { pdb }, va, AccessKind::Write, false);
+            assert_eq!(written.is_err(), part.contains(&va), "{va:#x} with {page}");
+        }
+        world.unmap(VA..VA + 4 * MIB);
+        world.assert_clean();
+        world.assert_no_leak();
+    }
+}
+
+#[test]
+fn sparse_ranges_read_as_nothing_around_what_is_mapped() {
+    let mut world = World::<V3>::new("gh100");
+    let range = VA - 3 * 4096..VA + 1024 * MIB + 5 * 4096;
+    let job = world.prepare_sparse(range.clone()).unwrap();
+    world.finish(job);
+    let sparse = |world: &mut World<V3>, va: u64| world.access(va).is_ok_and(|found| found.sparse);
+    for va in [range.start, VA, VA + 700 * MIB, range.end - 4096] {
+        assert!(sparse(&mut world, va), "{va:#x}");
+    }
+    world.assert_faults(range.start - 4096..range.start);
+    world.assert_faults(range.end..range.end + 4096);
+    let extents = [gmmu::vmm::Extent { to: PhysAddr::vram(DATA), bytes: 8192 }];
+    let request = gmmu::vmm::MapRequest::extents(&extents).at(VA + 3 * MIB);
+    assert!(matches!(world.prepare(&request), Err(PrepareError::WouldFault { .. })));
+    let job = world.prepare(&request.live(gmmu::vmm::Live::Quiesced)).unwrap();
+    world.finish(job);
+    world.assert_maps(VA + 3 * MIB..VA + 3 * MIB + 8192, DATA);
+    assert!(sparse(&mut world, VA + 3 * MIB - 4096));
+    assert!(sparse(&mut world, VA + 3 * MIB + 8192));
+    assert!(sparse(&mut world, VA + 900 * MIB));
+    world.unmap(VA + 3 * MIB..VA + 3 * MIB + 8192);
+    assert!(sparse(&mut world, VA + 3 * MIB));
+    let job = world.prepare_unsparse(range.clone()).unwrap();
+    world.finish(job);
+    for va in [range.start, VA, VA + 3 * MIB, VA + 700 * MIB, range.end - 4096] {
+        assert!(world.access(va).is_err(), "{va:#x}");
+    }
+    world.assert_clean();
+    world.assert_no_leak();
+}
