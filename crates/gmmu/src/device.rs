@@ -245,6 +245,25 @@ impl Encoding {
 /// How many frames are encoded before they are handed on.
 const FRAMES_AT_ONCE: usize = 32;
 
+/// Hands the entries of `frames` on as words, some at a time.
+pub(crate) fn frames_as_words(
+    at: TableAddr,
+    how: Encoding,
+    frames: &[Pfn],
+    mut write: impl FnMut(TableAddr, &[u64]) -> Result<(), DeviceError>,
+) -> Result<(), DeviceError> {
+    let mut at = at;
+    let mut words = [0; FRAMES_AT_ONCE];
+    for chunk in frames.chunks(FRAMES_AT_ONCE) {
+        for (word, frame) in words.iter_mut().zip(chunk) {
+            *word = how.word(*frame);
+        }
+        write(at, words.get(..chunk.len()).unwrap_or_default())?;
+        at = at.with_raw(at.raw().wrapping_add(chunk.len() as u64 * 8));
+    }
+    Ok(())
+}
+
 /// Memory that page tables can be read from: video memory, system memory, or an image of either.
 pub trait TableRead {
     /// Reads the 64-bit words from `at` upwards into `words`.
@@ -290,16 +309,7 @@ pub trait TableMemory: TableRead {
     /// # Errors
     /// As [`write_run`](Self::write_run).
     fn write_frames(&mut self, at: TableAddr, how: Encoding, frames: &[Pfn]) -> Result<(), DeviceError> {
-        let mut at = at;
-        let mut words = [0; FRAMES_AT_ONCE];
-        for chunk in frames.chunks(FRAMES_AT_ONCE) {
-            for (word, frame) in words.iter_mut().zip(chunk) {
-                *word = how.word(*frame);
-            }
-            self.write_words(at, words.get(..chunk.len()).unwrap_or_default())?;
-            at = at.with_raw(at.raw().wrapping_add(chunk.len() as u64 * 8));
-        }
-        Ok(())
+        frames_as_words(at, how, frames, |at, words| self.write_words(at, words))
     }
 
     /// Writes one word.
@@ -529,6 +539,9 @@ impl<T: TableMemory + ?Sized> TableMemory for &mut T {
     }
     fn write_words(&mut self, at: TableAddr, words: &[u64]) -> Result<(), DeviceError> {
         (**self).write_words(at, words)
+    }
+    fn write_frames(&mut self, at: TableAddr, how: Encoding, frames: &[Pfn]) -> Result<(), DeviceError> {
+        (**self).write_frames(at, how, frames)
     }
     fn order(&mut self) -> Result<(), DeviceError> {
         (**self).order()

@@ -6,11 +6,11 @@
 //! Tables may lie in system memory too, or only there: [`Mmio::probe_with`] takes the way to it, and every access goes
 //! where its address says. Integrated GPUs have no other way.
 
-use crate::addr::TableAddr;
+use crate::addr::{Pfn, TableAddr};
 use crate::chip::{Chip, UnknownChip};
 use crate::device::{
-    Bar0, Clock, DeviceError, Invalidate, Invalidator, NoSysMemory, Poll, Run, SysPath, TableMemory, TableRead, Ticket,
-    Width,
+    frames_as_words, Bar0, Clock, DeviceError, Encoding, Invalidate, Invalidator, NoSysMemory, Poll, Run, SysPath,
+    TableMemory, TableRead, Ticket, Width,
 };
 use crate::fb::{self, FbError};
 use crate::pramin::Window;
@@ -271,6 +271,13 @@ impl<B: Bar0 + Clock, S: SysPath<B>> TableMemory for Mmio<B, S> {
             }
             (0..count).zip(words).try_for_each(|(n, &word)| write_split(bar0, word_at(offset, n), word))
         })
+    }
+
+    fn write_frames(&mut self, at: TableAddr, how: Encoding, frames: &[Pfn]) -> Result<(), DeviceError> {
+        if !at.is_vram() {
+            return self.alive(|mmio| mmio.sys.memory(&mut mmio.bar0).write_frames(at, how, frames));
+        }
+        frames_as_words(at, how, frames, |at, words| self.write_words(at, words))
     }
 
     /// What system memory needs. PRAMIN needs nothing: its stores are uncached and arrive in order.

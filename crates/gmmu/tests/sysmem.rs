@@ -5,12 +5,12 @@
 mod common;
 
 use common::{config, DATA, GIB, MIB};
-use gmmu::addr::{Aperture, PageSize, Pfn, PhysAddr, SysAddr, TableAddr};
-use gmmu::chip::{Chip, PageSizes};
+use gmmu::addr::{Aperture, PageSize, PeerId, Pfn, PhysAddr, SysAddr, TableAddr};
+use gmmu::chip::Chip;
 use gmmu::device::{DeviceError, NoTableMemory, Run, TableMemory, TablePool, TableRead};
-use gmmu::format::{Flags, Format, Leaf, Link, MmuVersion, Pte, Slot, BIG_TABLE, SMALL_TABLE, V2, V3};
+use gmmu::format::{Format, MmuVersion, V2, V3};
 use gmmu::mmio::{Mmio, ProbeError};
-use gmmu::vmm::{Extent, Job, MapRequest, PrepareError, SpaceConfig, Use, Vmm};
+use gmmu::vmm::{Extent, Job, MapRequest, PrepareError, SpaceConfig, Span, Use, Vmm, Want};
 use gmmu::walk::{self, Outcome};
 use gmmu_sim::{AccessKind, Client, Config, Counts, CpuPath, Fault, Gpu, Notes, Rule, SysPool, Translated, Watched};
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,12 +54,16 @@ fn coherent() -> SysPool {
 
 impl<F: Format, P: TablePool> World<F, P> {
     fn new(chip: &str, pool: P) -> Self {
-        let mut mmio = hardware(chip);
+        Self::with(&Config::chip(chip), pool)
+    }
+
+    fn with(model: &Config, pool: P) -> Self {
+        let mut mmio = Mmio::probe_with(Gpu::new(model).unwrap(), CpuPath).unwrap();
         let mut pool = Watched::new(pool);
         let notes = pool.notes();
         let root = pool.take(4096, None).unwrap();
         notes.tell(mmio.bar0());
-        let vmm = Vmm::with_root(config(chip, mmio.vram_bytes()), &mut mmio, root).unwrap();
+        let vmm = Vmm::with_root(config(&model.chip, mmio.vram_bytes()), &mut mmio, root).unwrap();
         mmio.bar0().note_root(root);
         mmio.bar0().reset_counts();
         Self { mmio, pool, notes, vmm }
@@ -107,6 +111,21 @@ impl<F: Format, P: TablePool> World<F, P> {
             let wanted = to.checked_add(va - range.start).unwrap();
             assert_eq!((found.to, found.page_bytes), (wanted, page.bytes()), "{va:#x}");
         }
+    }
+
+    /// Asserts that what an engine writes at `va` arrives at `to`, and that it reads what is there.
+    fn assert_reaches(&mut self, va: u64, to: PhysAddr) {
+        let client = Client::Engine { pdb: self.vmm.pdb() };
+        let gpu = self.gpu();
+        let (written, mut bytes) = (u32::try_from(va >> 4 & 0xffff_ffff).unwrap() ^ 0x5555_5555, [0; 4]);
+        gpu.store32(client, va, written).unwrap();
+        match to.aperture {
+            Aperture::Vram => gpu.peek_vram(to.raw, &mut bytes),
+            Aperture::SysCoherent | Aperture::SysNonCoherent => gpu.peek_sys(to.raw, &mut bytes),
+            Aperture::Peer(id) => gpu.peek_peer(id, to.raw, &mut bytes),
+        }
+        assert_eq!(u32::from_le_bytes(bytes), written, "{va:#x} does not reach {to}");
+        assert_eq!(gpu.load32(client, va), Ok(written));
     }
 
     fn assert_faults(&mut self, range: Range<u64>) {
@@ -200,15 +219,12 @@ fn map_pages_unmap_pages_and_close_need_no_window() {
     }
 }
 
-/// What `1G` of 4K pages has to cost: every store is one of system memory, and BAR0 sees the invalidate alone.
-fn gigabyte<F: Format>(chip: &str) {
-    let mut world = World::<F, _>::new(chip, coherent());
-    let range = world.map(64 * GIB, PhysAddr::vram(DATA), GIB, Some(PageSize::Size4K));
-    // A word a page, a link to each of the leaf tables and directories, and the new directories cleared: one of every
-    // level below the root, and a second PD0.
+/// A word a page, a link to each of the leaf tables and directories, and the new directories cleared: one of every level
+/// below the root, and a second PD0. BAR0 sees the invalidate and its polls.
+fn mapping_cost<F: Format>() -> Counts {
     let directories = F::LEVELS.len() as u64;
     let links = 512 + directories;
-    let expected = Counts {
+    Counts {
         reads: 4,
         writes: 3,
         invalidates: 1,
@@ -216,8 +232,14 @@ fn gigabyte<F: Format>(chip: &str) {
         fences: 2,
         drains: 1,
         ..Counts::default()
-    };
-    assert_eq!(world.gpu().counts(), expected, "{chip}");
+    }
+}
+
+/// What `1G` of 4K pages has to cost: every store is one of system memory, and BAR0 sees the invalidate alone.
+fn gigabyte<F: Format>(chip: &str) {
+    let mut world = World::<F, _>::new(chip, coherent());
+    let range = world.map(64 * GIB, PhysAddr::vram(DATA), GIB, Some(PageSize::Size4K));
+    assert_eq!(world.gpu().counts(), mapping_cost::<F>(), "{chip}");
     world.assert_maps(range.clone(), PhysAddr::vram(DATA), PageSize::Size4K);
     world.gpu().reset_counts();
     world.unmap(range.clone());
@@ -345,51 +367,99 @@ fn spaces_on_integrated_chips_are_made_and_closed() {
     }
 }
 
-/// Tables made of the library's own words, since an address space cannot map system memory yet: the model's MMU and the
-/// library's walker find the same pages.
+/// Pages of `aperture` from `start` on, as extents and as late frames, through the model's TLB and down to the bytes.
+fn pages_in<F: Format>(model: &Config, pool: SysPool, aperture: Aperture, page: PageSize) {
+    let mut world = World::<F, _>::with(model, pool);
+    let to = PhysAddr::new(aperture, 8 * GIB);
+    let bytes = 3 * page.bytes();
+    let range = world.map(16 * GIB, to, bytes, Some(page));
+    world.assert_maps(range.clone(), to, page);
+    let (pdb, sizes) = (world.vmm.pdb(), world.vmm.page_sizes());
+    for va in [range.start, range.end - 4096] {
+        world.assert_reaches(va + 8, to.checked_add(va + 8 - range.start).unwrap());
+        let read = walk::walk::<F, _>(&mut world.mmio, pdb, sizes, va).unwrap();
+        let Outcome::Mapped { leaf, .. } = read.outcome else { panic!("{read:?}") };
+        assert_eq!(leaf.to.aperture, aperture);
+        assert_eq!(leaf.flags.volatile, aperture == Aperture::SysNonCoherent);
+    }
+    world.unmap(range.clone());
+    world.assert_faults(range);
+
+    let list: Vec<Pfn> = (0..40).map(|n| Pfn::new((to.raw + n * 17 % 40 * page.bytes()) / 4096)).collect();
+    let job = world.prepare(&MapRequest::frames_of(aperture, 40, page).at(32 * GIB)).unwrap();
+    let receipt = job.with_frames(&list).unwrap().execute(&mut world.mmio).unwrap();
+    let range = world.vmm.commit(&mut world.pool, receipt).unwrap().range;
+    world.notes.tell(world.mmio.bar0());
+    for (va, frame) in (range.start..).step_by(usize::try_from(page.bytes()).unwrap()).zip(&list) {
+        world.assert_reaches(va + 16, PhysAddr::new(aperture, frame.bytes().unwrap() + 16));
+    }
+    // A page is cut out of the middle of what may be large.
+    let hole = range.start + page.bytes() + 5 * 4096..range.start + page.bytes() + 6 * 4096;
+    let cut = page > PageSize::Size4K;
+    if cut {
+        let span = Span::new(hole.clone()).quiesced();
+        let job = world.vmm.plan_unmap(&mut world.pool, span).unwrap();
+        world.notes.tell(world.mmio.bar0());
+        let job = job.init(&mut world.mmio).unwrap();
+        let wanted: Vec<Pfn> = job.wants().iter().flat_map(|want| frames_of(want, range.start, &list)).collect();
+        let receipt = job.with_frames(&wanted).unwrap().execute(&mut world.mmio).unwrap();
+        world.vmm.commit(&mut world.pool, receipt).unwrap();
+        world.notes.tell(world.mmio.bar0());
+        world.assert_faults(hole.clone());
+        let frame = list[1].bytes().unwrap();
+        world.assert_reaches(hole.end + 24, PhysAddr::new(aperture, frame + 6 * 4096 + 24));
+    }
+    world.unmap(range.clone());
+    world.assert_faults(range.start..range.start + 4 * page.bytes());
+    world.assert_clean();
+    world.assert_no_leak();
+    world.close();
+}
+
+/// The part of `list` that a job wants again.
+fn frames_of(want: &Want, mapping: u64, list: &[Pfn]) -> Vec<Pfn> {
+    let first = usize::try_from((want.va - mapping) / want.page.bytes()).unwrap();
+    list[first..first + usize::try_from(want.pages).unwrap()].to_vec()
+}
+
 #[test]
-fn the_walker_reads_tables_of_integrated_chips() {
+fn integrated_chips_map_pages_of_system_memory_through_tables_there() {
     for chip in INTEGRATED {
-        let mut mmio = hardware(chip);
-        let at = |n: u64| TableAddr::SysCoherent(SysAddr::new(TABLES.start + n * 4096));
-        for n in 0..8 {
-            mmio.write_run(at(n), Run { first: 0, step: 0, count: 512 }).unwrap();
+        for page in [PageSize::Size4K, PageSize::Size64K, PageSize::Size2M] {
+            for aperture in [Aperture::SysCoherent, Aperture::SysNonCoherent] {
+                pages_in::<V3>(&Config::chip(chip), coherent(), aperture, page);
+                pages_in::<V3>(&Config::chip(chip), SysPool::non_coherent(TABLES), aperture, page);
+            }
         }
-        let va = 0x0123_4567_8000_0000;
-        let leaf = |aperture, raw| {
-            let flags = Flags { volatile: aperture == Aperture::SysNonCoherent, ..Flags::default() };
-            V3::encode_pte(&Pte::Leaf(Leaf { flags, ..Leaf::new(PhysAddr::new(aperture, raw)) })).unwrap()
-        };
-        let (small, big) = (at(6), at(7).with_raw(at(7).raw() + 256));
-        let index = |level: &gmmu::format::Level| level.index(va) * level.entry_bytes;
-        let pte = leaf(Aperture::SysNonCoherent, 0x1_8000_0000);
-        mmio.write_word(small.checked_add(index(&SMALL_TABLE)).unwrap(), pte).unwrap();
-        let pte = leaf(Aperture::SysCoherent, 0x1_9000_0000);
-        mmio.write_word(big.checked_add(index(&BIG_TABLE) + 8).unwrap(), pte).unwrap();
-        let dual = at(V3::LEVELS.len() as u64 - 1).checked_add(index(&V3::LEVELS[V3::LEVELS.len() - 1])).unwrap();
-        let words = [(Slot::Big, big), (Slot::Small, small)]
-            .map(|(slot, table)| V3::encode_link(slot, &Link::table(table)).unwrap());
-        mmio.write_words(dual, &words).unwrap();
-        for (n, level) in V3::LEVELS.iter().enumerate().rev().skip(1) {
-            let word = V3::encode_link(Slot::Pde, &Link::table(at(n as u64 + 1))).unwrap();
-            mmio.write_word(at(n as u64).checked_add(index(level)).unwrap(), word).unwrap();
+    }
+}
+
+#[test]
+fn discrete_chips_map_system_memory_and_peers_through_tables_in_system_memory() {
+    for chip in DISCRETE {
+        let config = Config { peers: [0, 0, 0, 0, 0, 64 * GIB, 0, 0], ..Config::chip(chip) };
+        let peer = Aperture::Peer(PeerId::new(5).unwrap());
+        for page in [PageSize::Size4K, PageSize::Size64K, PageSize::Size2M] {
+            for aperture in [Aperture::SysCoherent, Aperture::SysNonCoherent, peer] {
+                on_chip!(chip, F => pages_in::<F>(&config, coherent(), aperture, page));
+            }
         }
-        mmio.bar0().note_root(at(0));
-        let wanted = BTreeMap::from([
-            (va, PhysAddr::new(Aperture::SysNonCoherent, 0x1_8000_0000)),
-            (va + 0x1_0000, PhysAddr::new(Aperture::SysCoherent, 0x1_9000_0000)),
-        ]);
-        for (va, to) in wanted {
-            let client = Client::Engine { pdb: at(0) };
-            mmio.bar0().store32(client, va + 4, 0x600d_f00d).unwrap();
-            let mut there = [0; 4];
-            mmio.bar0().peek_sys(to.raw + 4, &mut there);
-            assert_eq!(u32::from_le_bytes(there), 0x600d_f00d);
-            let read = walk::walk::<V3, _>(&mut mmio, at(0), PageSizes::UP_TO_2M, va).unwrap();
-            let Outcome::Mapped { leaf, .. } = read.outcome else { panic!("{read:?}") };
-            assert_eq!(leaf.to, to);
-        }
-        assert_eq!(mmio.bar0().findings(), []);
+    }
+}
+
+/// What a gigabyte of 4K pages of system memory costs where there is nothing else: as much as on any chip.
+#[test]
+fn a_gigabyte_on_an_integrated_chip_costs_a_store_a_page() {
+    for aperture in [Aperture::SysCoherent, Aperture::SysNonCoherent] {
+        let mut world = World::<V3, _>::new("gb10b", coherent());
+        let to = PhysAddr::new(aperture, 8 * GIB);
+        let range = world.map(64 * GIB, to, GIB, Some(PageSize::Size4K));
+        assert_eq!(world.gpu().counts(), mapping_cost::<V3>());
+        world.assert_maps(range.clone(), to, PageSize::Size4K);
+        world.unmap(range.clone());
+        world.assert_faults(range);
+        world.assert_clean();
+        world.close();
     }
 }
 
