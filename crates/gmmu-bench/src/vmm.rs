@@ -9,10 +9,9 @@ use std::time::Instant;
 
 use gmmu::addr::{PageSize, Pfn, PhysAddr, TableAddr, VramAddr, PAGE_BYTES};
 use gmmu::chip::Chip;
-use gmmu::device::{Run, TableMemory};
+use gmmu::device::{Encoding, Run, TableMemory};
 use gmmu::format::{Format, Leaf, Pte, V3};
 use gmmu::tlb::Limits;
-use gmmu::vmm::execute::Template;
 use gmmu::vmm::{Extent, Job, MapRequest, SpaceConfig, Use, Vmm};
 use gmmu::vram::{TablePages, Vram};
 
@@ -213,7 +212,7 @@ impl Bench {
         let word = |to| V3::encode_pte(&Pte::Leaf(Leaf::new(PhysAddr::vram(to)))).expect("it fits");
         let count = u32::try_from(PAGES).unwrap_or(u32::MAX);
         let step = V3::leaf_step(PAGE_BYTES);
-        let template = Template { base: word(0), step };
+        let how = Encoding { base: word(0), shift: step.trailing_zeros() };
         let run = black_box(Run { first: word(DATA), step, count });
         let zeros = black_box(Run { first: 0, step: 0, count });
         let Self { memory, frames, .. } = self;
@@ -226,7 +225,7 @@ impl Bench {
         };
         [
             twice(&mut |memory| memory.write_run(FILLED, run).expect("it lies within")),
-            twice(&mut |memory| memory.encode(FILLED, template, black_box(frames)).expect("it lies within")),
+            twice(&mut |memory| memory.write_frames(FILLED, how, black_box(frames)).expect("it lies within")),
             twice(&mut |memory| memory.write_run(FILLED, zeros).expect("it lies within")),
         ]
     }

@@ -230,15 +230,17 @@ impl Run {
 pub struct Encoding {
     /// The entry for frame 0.
     pub base: u64,
-    /// What the entry grows by from one 4 KiB frame to the next.
-    pub step: u64,
+    /// Where the frame number stands in the entry: its lowest bit, below 64.
+    pub shift: u32,
 }
 
 impl Encoding {
     /// The entry for `frame`.
     #[must_use]
+    #[inline]
     pub const fn word(self, frame: Pfn) -> u64 {
-        self.base.wrapping_add(frame.raw().wrapping_mul(self.step))
+        // A shift, since vectors of 64-bit words multiply slowly or not at all.
+        self.base.wrapping_add(frame.raw().wrapping_shl(self.shift))
     }
 }
 
@@ -254,14 +256,21 @@ pub(crate) fn frames_as_words(
 ) -> Result<(), DeviceError> {
     let mut at = at;
     let mut words = [0; FRAMES_AT_ONCE];
-    for chunk in frames.chunks(FRAMES_AT_ONCE) {
+    let mut chunks = frames.chunks_exact(FRAMES_AT_ONCE);
+    for chunk in &mut chunks {
         for (word, frame) in words.iter_mut().zip(chunk) {
             *word = how.word(*frame);
         }
-        write(at, words.get(..chunk.len()).unwrap_or_default())?;
-        at = at.with_raw(at.raw().wrapping_add(chunk.len() as u64 * 8));
+        write(at, &words)?;
+        at = at.with_raw(at.raw().wrapping_add(size_of_val(&words) as u64));
     }
-    Ok(())
+    for (word, frame) in words.iter_mut().zip(chunks.remainder()) {
+        *word = how.word(*frame);
+    }
+    match words.get(..chunks.remainder().len()) {
+        Some([]) | None => Ok(()),
+        Some(rest) => write(at, rest),
+    }
 }
 
 /// Memory that page tables can be read from: video memory, system memory, or an image of either.

@@ -130,8 +130,8 @@ pub struct Job {
     pub(crate) range: Range<u64>,
     pub(crate) after: List<Shared<Progress>>,
     pub(crate) rounds: List<OwnedRound>,
-    /// What an entry grows by from one 4 KiB frame to the next.
-    pub(crate) frame_step: u64,
+    /// Where a 4 KiB frame number stands in an entry.
+    pub(crate) frame_shift: u32,
     pub(crate) wants: Wants,
     pub(crate) limits: Limits,
     pub(crate) round: usize,
@@ -318,7 +318,7 @@ impl Job {
             Self::check_predecessors(&self.after)?;
         }
         self.token.progress.set(State::Executing);
-        Round { leaves, links, frame_step: self.frame_step }.write(memory, frames, &mut self.cursor, budget)?;
+        Round { leaves, links, frame_shift: self.frame_shift }.write(memory, frames, &mut self.cursor, budget)?;
         Ok(self.cursor.is_done())
     }
 

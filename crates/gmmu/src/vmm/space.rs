@@ -557,8 +557,9 @@ impl<F: Format> Vmm<F> {
         }
         let progress = Shared::new(Progress::new())?;
         let token = Token { record: u32::MAX, progress };
-        let (limits, frame_step, cursor) = (self.config.limits, F::leaf_step(PAGE_BYTES), Cursor::default());
-        Ok(Job { token, range: 0..0, after: List::new(), rounds, frame_step, wants, limits, round: 0, cursor })
+        let (limits, cursor) = (self.config.limits, Cursor::default());
+        let frame_shift = F::leaf_step(PAGE_BYTES).trailing_zeros();
+        Ok(Job { token, range: 0..0, after: List::new(), rounds, frame_shift, wants, limits, round: 0, cursor })
     }
 
     /// Enters a planned job into the books and tells it for whom to wait.
