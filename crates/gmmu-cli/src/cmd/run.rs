@@ -212,7 +212,7 @@ impl View for Report {
             console.line(format_args!("{BAD}{}:{}: {}{BAD:#}", self.script, broken.line, broken.operation))?;
             console.line(format_args!("  {}", broken.says))?;
         }
-        let CountsView { reads, writes, window_moves, invalidates, .. } = self.counts;
+        let CountsView { reads, window_moves, invalidates, .. } = self.counts;
         console.line(format_args!(
             "{STRONG}operations: {}{STRONG:#} on a software {}; tables: {}, spaces: {}, addresses verified: {}",
             self.operations,
@@ -222,12 +222,11 @@ impl View for Report {
             self.verified_pages
         ))?;
         console.line(format_args!(
-            "cost: {}, {}, {}, {}{}",
-            Counted(writes, "write", "writes"),
+            "cost: {}, {}, {}, {}",
+            self.counts.written(),
             Counted(reads, "read", "reads"),
             Counted(window_moves, "window move", "window moves"),
-            Counted(invalidates, "invalidate", "invalidates"),
-            self.counts.in_sys()
+            Counted(invalidates, "invalidate", "invalidates")
         ))?;
         if self.broken.is_empty() && !self.findings.iter().any(FindingView::counts) {
             console.line(format_args!("{GOOD}everything went as the script says{GOOD:#}"))?;

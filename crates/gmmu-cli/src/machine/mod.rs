@@ -1,10 +1,12 @@
 //! The software GPU as the commands use it: the card, its memory, and whatever the library and the sanitizer need to
 //! know of each other.
 
+mod data;
 mod image;
 mod report;
 mod tables;
 
+pub use data::Data;
 pub use image::write_vram;
 pub use report::{CountsView, FindingView, SpaceView};
 pub use tables::Tables;
@@ -26,6 +28,7 @@ use crate::notation::{Bytes, Size};
 use crate::num::number;
 use crate::snapshot::{self, NamedRoot, SnapshotInfo};
 use crate::source::chip;
+use data::SysData;
 use tables::{Pool, sys_pool};
 
 /// Video memory below this is never handed out: address 0 is no place for a table.
@@ -53,6 +56,7 @@ pub struct Machine {
     /// None on a chip without video memory.
     vram: Option<(Vram, TablePages)>,
     sys: SysPool,
+    sys_data: SysData,
     notes: Notes,
 }
 
@@ -76,9 +80,10 @@ impl Machine {
         let gpu = Gpu::new(&config).map_err(|why| no_such_gpu(&why))?;
         let foreign = sorted(foreign);
         let sys = sys_pool(&gpu, &foreign);
-        let mmio = Mmio::probe_with(gpu, CpuPath).map_err(Failure::usage)?;
+        let mut mmio = Mmio::probe_with(gpu, CpuPath).map_err(Failure::usage)?;
         let vram = if chip.is_integrated() { None } else { Some(video_memory(mmio.vram_bytes(), &foreign)?) };
-        Ok(Self { mmio, vram, sys, notes: Notes::default() })
+        let sys_data = SysData::new(mmio.bar0(), foreign);
+        Ok(Self { mmio, vram, sys, sys_data, notes: Notes::default() })
     }
 
     /// The GPU itself.
@@ -115,8 +120,9 @@ impl Machine {
         let chip = self.mmio.chip().name;
         let Some((vram, _)) = &mut self.vram else {
             return Err(Failure::usage(format_args!(
-                "{chip} is an integrated GPU without video memory, and system memory cannot be mapped yet"
-            )));
+                "{chip} is an integrated GPU without video memory: its pages lie in system memory"
+            ))
+            .hint("say where: sys-coh:ADDR or sys-ncoh:ADDR"));
         };
         vram.alloc_contiguous(&request).map_err(|why| {
             Failure::usage(format_args!("{} of contiguous video memory: {why}", Bytes(bytes)))
@@ -138,6 +144,33 @@ impl Machine {
         let taken = larger.into_iter().find_map(|align| self.take_data(bytes, align).ok());
         // The last try says what is wrong: nothing but the page itself asks for its alignment.
         taken.map_or_else(|| self.take_data(bytes, own), Ok)
+    }
+
+    /// The same, in coherent system memory where the chip has no video memory.
+    ///
+    /// # Errors
+    /// As [`take_data_for`](Self::take_data_for).
+    pub fn take_pages(&mut self, bytes: u64, page: Option<PageSize>) -> Result<Data, Failure> {
+        if self.vram.is_some() {
+            return self.take_data_for(bytes, page).map(Data::Vram);
+        }
+        let chip = self.mmio.chip();
+        has_page(chip, page)?;
+        let own = page.map_or(PAGE_BYTES, PageSize::bytes);
+        let sizes = chip.page_sizes.iter().map(PageSize::bytes);
+        let align = sizes.filter(|size| (own..=bytes).contains(size)).max().unwrap_or(own);
+        let taken = self.sys_data.take(bytes, align);
+        taken.map(Data::Sys).ok_or_else(|| {
+            Failure::usage(format_args!("{} of contiguous system memory: there is not so much left", Bytes(bytes)))
+        })
+    }
+
+    /// Gives the memory of pages back.
+    pub fn give_pages(&mut self, data: Data) {
+        match data {
+            Data::Vram(data) => self.give_data(data),
+            Data::Sys(range) => self.sys_data.give(range),
+        }
     }
 
     /// What to do where `bytes` of memory cannot be had.
@@ -419,5 +452,14 @@ mod tests {
         assert_eq!(vmm.pdb(), Tables::Sys.at((1 << 40) + 0x5000));
         assert_eq!(machine.vram_bytes(), 0);
         assert!(machine.take_data(4096, 4096).is_err());
+        let first = machine.take_pages(0x3000, None).expect("memory");
+        let second = machine.take_pages(4 << 20, Some(PageSize::Size4K)).expect("memory");
+        assert_eq!(
+            [first.start(), second.start()].map(|at| at.to_string()),
+            ["sys-coh:0x000100000000", "sys-coh:0x000100200000"]
+        );
+        machine.give_pages(second);
+        assert_eq!(machine.take_pages(4096, None).expect("memory").start().raw, (1 << 32) + (2 << 20));
+        assert!(machine.take_pages(1 << 50, None).is_err());
     }
 }

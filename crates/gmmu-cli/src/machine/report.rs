@@ -33,12 +33,13 @@ const fn is_zero(count: &u64) -> bool {
 }
 
 impl CountsView {
-    /// What tables in system memory cost, as the end of a line of costs: nothing where there were no such tables.
+    /// All that was written, in words: writes of BAR0, and stores to system memory where there were any.
     #[must_use]
-    pub fn in_sys(&self) -> String {
+    pub fn written(&self) -> String {
+        let writes = Counted(self.writes, "write", "writes");
         match self.sys_writes {
-            0 => String::new(),
-            writes => format!(", {}", Counted(writes, "store to system memory", "stores to system memory")),
+            0 => writes.to_string(),
+            stores => format!("{writes} and {}", Counted(stores, "store to system memory", "stores to system memory")),
         }
     }
 }

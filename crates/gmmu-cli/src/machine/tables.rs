@@ -8,8 +8,8 @@ use gmmu::device::{NoTableMemory, TablePool};
 use gmmu::vram::VramTables;
 use gmmu_sim::{Gpu, SysPool};
 
-/// System memory for tables begins here where the GPU reaches so far: not where anybody's data is expected.
-const FIRST: u64 = 1 << 40;
+use super::data::END;
+
 /// How much of it there is: more than the tables of all memory take.
 const BYTES: u64 = 1 << 38;
 
@@ -75,7 +75,7 @@ impl TablePool for Pool<'_> {
 pub(super) fn sys_pool(gpu: &Gpu, foreign: &[Range<u64>]) -> SysPool {
     let end = gpu.sys_end();
     // The upper half is as good as any where there is less.
-    let mut start = FIRST.min(end / 2);
+    let mut start = END.min(end / 2);
     for range in foreign {
         if range.start < start.saturating_add(BYTES) && range.end > start {
             start = range.end;
