@@ -1,7 +1,8 @@
 //! System memory as the CPU has it: plain 64-bit loads and stores beside BAR0, counted, and with ordering points.
 //!
 //! The model stores at once and in order, so an ordering point changes nothing but its count. The sanitizer knows
-//! whether stores were waited for before an invalidate.
+//! what a weaker order would have made of the stores: whether tables were published behind one, and whether stores were
+//! waited for before an invalidate.
 
 use crate::gpu::Gpu;
 use crate::memory::Space;
@@ -65,7 +66,7 @@ impl CpuMemory<'_> {
         self.begin(at, source.len())?;
         self.0.counts.sys_writes += source.len() as u64;
         self.0.model.undrained |= source.len() > 0;
-        self.0.model.store_words(Origin::Tables, Space::Sys, at.raw(), source);
+        self.0.model.store_words(Origin::Cpu, Space::Sys, at.raw(), source);
         Ok(())
     }
 }
@@ -92,12 +93,14 @@ impl TableMemory for CpuMemory<'_> {
 
     fn order(&mut self) -> Result<(), DeviceError> {
         self.0.counts.fences += 1;
+        self.0.model.fence += 1;
         self.pass(FENCE_NS);
         Ok(())
     }
 
     fn drain(&mut self) -> Result<(), DeviceError> {
         self.0.counts.drains += 1;
+        self.0.model.fence += 1;
         self.0.model.undrained = false;
         self.pass(FENCE_NS);
         Ok(())

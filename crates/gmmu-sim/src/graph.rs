@@ -116,6 +116,7 @@ impl Model {
         cell.tables.push(live);
         cell.named(at);
         let initialised = self.judge_initialised(place);
+        self.judge_ordered(place);
         if self.memory.cell(place.cell).words.is_none() {
             return;
         }

@@ -86,6 +86,8 @@ pub(crate) struct Cell {
     /// Tables in it that can be reached from a root.
     pub(crate) tables: Vec<Live>,
     pub(crate) unwritten: Option<Box<Unwritten>>,
+    /// Of these, the ones that the CPU wrote since its latest ordering point, and the number of that point.
+    unordered: Option<Box<(u64, Unwritten)>>,
     /// Given back and not taken again.
     pub(crate) freed: bool,
     /// A page of system memory that was last named as not coherent.
@@ -125,6 +127,28 @@ impl Cell {
         if unwritten.iter().all(|&bits| bits == 0) {
             self.unwritten = None;
         }
+    }
+
+    /// Notes that the CPU is about to write 32-bit units `from .. from + count` behind its ordering point `fence`. Only
+    /// those that held nothing matter: what is linked before them may be read without them.
+    pub(crate) fn unordered(&mut self, fence: u64, from: u32, count: u32) {
+        let Some(unwritten) = &self.unwritten else { return };
+        let (since, units) = &mut **self.unordered.get_or_insert_with(|| Box::new((fence, [0; 16])));
+        if *since != fence {
+            (*since, *units) = (fence, [0; 16]);
+        }
+        for_bits(from, count, |part, mask| {
+            if let (Some(bits), Some(new)) = (units.get_mut(part), unwritten.get(part)) {
+                *bits |= new & mask;
+            }
+        });
+    }
+
+    /// The first of the 32-bit units `from .. from + count` that the CPU wrote first behind its ordering point `fence`.
+    pub(crate) fn first_unordered(&self, fence: u64, from: u32, count: u32) -> Option<u32> {
+        let (_, units) = self.unordered.as_deref().filter(|(since, _)| *since == fence)?;
+        (from..from.saturating_add(count))
+            .find(|&at| units.get((at / 64) as usize).is_some_and(|bits| bits >> (at % 64) & 1 != 0))
     }
 
     /// Notes that 32-bit units `from .. from + count` hold nothing yet.

@@ -27,6 +27,8 @@ pub(crate) struct Model {
     pub(crate) live: u32,
     /// Directories in which some entry translated at a size that a cache may still hold.
     pub(crate) recent: Vec<Place>,
+    /// Ordering points of the CPU's stores to system memory so far.
+    pub(crate) fence: u64,
     /// The CPU has stored to system memory since it last waited for its stores.
     pub(crate) undrained: bool,
     /// Words that a store to leaf tables changed: (slot, word before). Kept for its memory.
@@ -46,6 +48,7 @@ impl Model {
             roots: BTreeMap::new(),
             live: 0,
             recent: Vec::new(),
+            fence: 0,
             undrained: false,
             changes: Vec::new(),
         }

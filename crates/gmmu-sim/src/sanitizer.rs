@@ -28,6 +28,9 @@
 //!   Judged like the rule before.
 //! * [`Rule::BarTableInSysMem`]: a BAR was bound to a root in system memory, or an access through a BAR read an entry in
 //!   system memory: a read of the CPU that makes the GPU read from the CPU can lock up the bus. Said once per root.
+//! * [`Rule::PublishedUnordered`]: a table in system memory became reachable, and some of its words were written for the
+//!   first time since `note_table_taken` by the CPU, with no ordering point
+//!   ([`TableMemory::order`](gmmu::device::TableMemory::order)) since: the MMU may find the table before its entries.
 //! * [`Rule::UndrainedStores`]: an invalidate was triggered while stores of the CPU to system memory had not been waited
 //!   for ([`TableMemory::drain`](gmmu::device::TableMemory::drain)): the MMU may read, and keep, what was there before.
 //!
@@ -58,6 +61,8 @@ pub enum Rule {
     CachedNonCoherentPage,
     /// `bar-table-in-sysmem`
     BarTableInSysMem,
+    /// `published-unordered`
+    PublishedUnordered,
     /// `undrained-stores`
     UndrainedStores,
 }
@@ -76,6 +81,7 @@ impl Rule {
             Self::CachedSysTable => "cached-sys-table",
             Self::CachedNonCoherentPage => "cached-noncoherent-page",
             Self::BarTableInSysMem => "bar-table-in-sysmem",
+            Self::PublishedUnordered => "published-unordered",
             Self::UndrainedStores => "undrained-stores",
         }
     }

@@ -412,6 +412,35 @@ fn bar_table_in_sysmem_close() {
 }
 
 #[test]
+fn published_unordered() {
+    for chip in ALL {
+        for (at, bytes) in [(SMALL, 4096), (BIG, 256)] {
+            for order in [false, true] {
+                let mut driver = Driver::new(chip);
+                driver.gpu.note_table_taken(sys(at), bytes);
+                let run = Run { first: 0, step: 0, count: u32::try_from(bytes / 8).expect("few") };
+                driver.gpu.cpu().write_run(sys(at), run).expect("a table");
+                if order {
+                    driver.gpu.cpu().order().expect("a fence");
+                }
+                // What is written over something, and what lies beside the table, may come late.
+                driver.write(at + 16, driver.pte(0x80_0000, COHERENT));
+                driver.gpu.note_table_taken(sys(at + bytes), 256);
+                driver.write(at + bytes, 0);
+                if bytes == 256 {
+                    driver.write(PD0_LO, driver.big_half(at, COHERENT | VOL));
+                } else {
+                    driver.write(PD0_HI, driver.entry(at, COHERENT | VOL));
+                }
+                let found: Vec<_> = driver.gpu.take_findings().iter().map(|found| (found.rule, found.entry)).collect();
+                let expected = [(Rule::PublishedUnordered, Some(sys(at)))];
+                assert_eq!(found, if order { &[][..] } else { &expected }, "{chip} {at:#x}");
+            }
+        }
+    }
+}
+
+#[test]
 fn undrained_stores() {
     for chip in ALL {
         let mut driver = Driver::new(chip);
