@@ -270,6 +270,12 @@ impl<T, const BLOCK: usize> Slab<T, BLOCK> {
         })
     }
 
+    /// How many values more there is room for.
+    #[must_use]
+    pub const fn spare(&self) -> usize {
+        self.spare
+    }
+
     /// How many values there are.
     #[must_use]
     pub fn len(&self) -> usize {
