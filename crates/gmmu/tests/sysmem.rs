@@ -8,12 +8,12 @@ mod sys_world;
 use common::{config, DATA, GIB, MIB};
 use gmmu::addr::{Aperture, PageSize, PeerId, Pfn, PhysAddr, SysAddr, TableAddr};
 use gmmu::chip::Chip;
-use gmmu::device::{DeviceError, NoTableMemory, Run, TableMemory, TablePool, TableRead};
+use gmmu::device::{DeviceError, NoTableMemory, Run, SysPath, TableMemory, TablePool, TableRead};
 use gmmu::format::{Format, MmuVersion, V2, V3};
 use gmmu::mmio::{Mmio, ProbeError};
-use gmmu::vmm::{Extent, MapRequest, PrepareError, SpaceConfig, Span, Use, Vmm, Want};
+use gmmu::vmm::{Extent, Job, MapRequest, PrepareError, Receipt, SpaceConfig, Span, Use, Vmm, Want};
 use gmmu::walk::{self, Outcome};
-use gmmu_sim::{AccessKind, Client, Config, Counts, CpuPath, Gpu, Rule, SysPool};
+use gmmu_sim::{AccessKind, Client, Config, Counts, CpuMemory, CpuPath, Gpu, Rule, SysPool};
 use std::collections::BTreeMap;
 use sys_world::{coherent, hardware, World, TABLES};
 
@@ -404,4 +404,114 @@ fn a_missing_drain_is_found() {
     gmmu::device::Invalidator::submit(&mut mmio, &what).unwrap().unwrap();
     let rules: Vec<Rule> = mmio.bar0().take_findings().iter().map(|finding| finding.rule).collect();
     assert_eq!(rules, [Rule::UndrainedStores]);
+}
+
+/// The CPU's way to system memory, of which one call fails.
+struct Flaky {
+    /// Calls that still go well before the one that does not; it fails once.
+    good: u32,
+}
+
+struct FlakyMemory<'a> {
+    cpu: CpuMemory<'a>,
+    good: &'a mut u32,
+}
+
+impl SysPath<Gpu> for Flaky {
+    type Memory<'a> = FlakyMemory<'a>;
+
+    fn memory<'a>(&'a mut self, bar0: &'a mut Gpu) -> FlakyMemory<'a> {
+        FlakyMemory { cpu: bar0.cpu(), good: &mut self.good }
+    }
+}
+
+impl FlakyMemory<'_> {
+    fn call(&mut self) -> Result<&mut Self, DeviceError> {
+        match self.good.checked_sub(1) {
+            Some(left) => {
+                *self.good = left;
+                Ok(self)
+            }
+            None => {
+                *self.good = u32::MAX;
+                Err(DeviceError::Backend("lost"))
+            }
+        }
+    }
+}
+
+impl TableRead for FlakyMemory<'_> {
+    fn read_words(&mut self, at: TableAddr, words: &mut [u64]) -> Result<(), DeviceError> {
+        self.call()?.cpu.read_words(at, words)
+    }
+}
+
+impl TableMemory for FlakyMemory<'_> {
+    fn write_run(&mut self, at: TableAddr, run: Run) -> Result<(), DeviceError> {
+        self.call()?.cpu.write_run(at, run)
+    }
+    fn write_words(&mut self, at: TableAddr, words: &[u64]) -> Result<(), DeviceError> {
+        self.call()?.cpu.write_words(at, words)
+    }
+    fn order(&mut self) -> Result<(), DeviceError> {
+        self.call()?.cpu.order()
+    }
+    fn drain(&mut self) -> Result<(), DeviceError> {
+        self.call()?.cpu.drain()
+    }
+}
+
+/// Executes, and once more where that fails.
+fn execute(job: Job, mmio: &mut Mmio<Gpu, Flaky>) -> Receipt {
+    match job.execute(mmio) {
+        Ok(receipt) => receipt,
+        Err(failed) => failed.job.execute(mmio).unwrap(),
+    }
+}
+
+/// Maps and unmaps with call `good` of system memory failing; whether it came to that.
+fn with_a_lost_call(good: u32) -> bool {
+    let mut mmio = Mmio::probe_with(Gpu::new(&Config::chip("gb20b")).unwrap(), Flaky { good: u32::MAX }).unwrap();
+    let mut pool = coherent();
+    let mut vmm = Vmm::<V3>::create(config("gb20b", 0), &mut mmio, &mut pool).unwrap();
+    let client = Client::Engine { pdb: vmm.pdb() };
+    let to = PhysAddr::new(Aperture::SysCoherent, 8 * GIB);
+    let extents = [Extent { to, bytes: 5 * MIB }];
+    let request = MapRequest::extents(&extents).at(GIB);
+    mmio.sys().good = good;
+    let held = pool.out().count();
+    let job = match vmm.prepare_map(&mut mmio, &mut pool, &request) {
+        Ok(job) => job,
+        Err(why) => {
+            assert_eq!(why, PrepareError::Device(DeviceError::Backend("lost")));
+            assert_eq!(pool.out().count(), held, "call {good}");
+            vmm.prepare_map(&mut mmio, &mut pool, &request).unwrap()
+        }
+    };
+    let receipt = execute(job, &mut mmio);
+    let range = vmm.commit(&mut pool, receipt).unwrap().range;
+    for va in range.clone().step_by(4096) {
+        let found = mmio.bar0().access(client, va, AccessKind::Read, false).unwrap();
+        assert_eq!(Some(found.to), to.checked_add(va - range.start), "call {good}");
+    }
+    let job = match vmm.prepare_unmap(&mut mmio, &mut pool, range.clone()) {
+        Ok(job) => job,
+        Err(_) => vmm.prepare_unmap(&mut mmio, &mut pool, range.clone()).unwrap(),
+    };
+    let receipt = execute(job, &mut mmio);
+    vmm.commit(&mut pool, receipt).unwrap();
+    assert!(range.step_by(4096).all(|va| mmio.bar0().access(client, va, AccessKind::Read, false).is_err()));
+    let lost = mmio.sys().good > good;
+    if let Err((vmm, _)) = vmm.close(&mut mmio, &mut pool) {
+        assert!(vmm.close(&mut mmio, &mut pool).is_ok(), "call {good}");
+    }
+    assert_eq!(pool.out().count(), 0, "call {good}");
+    assert_eq!(mmio.bar0().findings(), [], "call {good}");
+    lost
+}
+
+#[test]
+fn every_call_of_system_memory_fails_once_and_nothing_is_lost() {
+    let calls = (0..).take_while(|&good| with_a_lost_call(good)).count();
+    assert!(calls > 10, "{calls}");
 }
