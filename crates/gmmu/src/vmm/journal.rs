@@ -30,6 +30,15 @@ pub(super) struct Journal {
 }
 
 impl Journal {
+    /// Forgets all steps; the room stays.
+    pub(super) fn clear(&mut self) {
+        self.steps.clear();
+    }
+
+    pub(super) fn footprint(&self) -> usize {
+        self.steps.footprint()
+    }
+
     /// Makes room for `more` steps.
     pub(super) fn reserve(&mut self, more: usize) -> Result<(), NoMemory> {
         self.steps.reserve(more)

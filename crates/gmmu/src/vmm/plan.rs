@@ -6,7 +6,7 @@
 //! happens to entries of directories [`large`](super::large)'s.
 
 use super::change::{Change, Target};
-use super::execute::{Source, Write};
+use super::execute::{Flush, Source, Write};
 use super::job::{push_write, OwnedRound};
 use super::journal::Journal;
 use super::piece::{Backed, Piece};
@@ -97,46 +97,77 @@ pub(super) struct Planner<'a, F: Format, P> {
 }
 
 impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
-    pub(super) fn new(tree: &'a mut Tree<F>, pool: &'a mut P, set: Setting<'a>) -> Result<Self, PrepareError> {
+    /// A planner with nothing planned; its lists, empty ones, come from earlier jobs.
+    pub(super) fn new(
+        tree: &'a mut Tree<F>,
+        pool: &'a mut P,
+        set: Setting<'a>,
+        [mut clear, mut main]: [OwnedRound; 2],
+        init: List<Write>,
+        held: Holdings,
+    ) -> Self {
         let what = |ack| Invalidate { pdb: set.pdb, depth: Depth::PteOnly, scope: set.scope, ack };
         let near = tree.directory(tree.root()).map(|root| root.at);
         // What is only added need not be waited for.
         let removes = set.change.sparse.map_or(!set.change.old.is_empty(), |on| !on);
-        Ok(Self {
+        clear.flush = Flush::new(what(Acknowledge::Globally));
+        main.flush = Flush::new(what(if removes { Acknowledge::Globally } else { Acknowledge::None }));
+        // The format has all three.
+        let word = |pte| F::encode_pte(pte).unwrap_or(0);
+        Self {
             tree,
             pool,
             set,
             near,
-            init: List::new(),
-            clear: OwnedRound::new(what(Acknowledge::Globally)),
-            main: OwnedRound::new(what(if removes { Acknowledge::Globally } else { Acknowledge::None })),
-            held: Holdings { adds: set.change.sparse.unwrap_or(!set.change.new.is_empty()), ..Holdings::default() },
+            init,
+            clear,
+            main,
+            held: Holdings { adds: set.change.sparse.unwrap_or(!set.change.new.is_empty()), ..held },
             old_at: 0,
             new_at: 0,
-            closed: F::encode_pte(&Pte::NoValid4K)?,
-            sparse: F::encode_pte(&Pte::Sparse)?,
-            sparse_entry: F::encode_link(Slot::Big, &Link::SPARSE)?,
-        })
+            closed: word(&Pte::NoValid4K),
+            sparse: word(&Pte::Sparse),
+            sparse_entry: F::encode_link(Slot::Big, &Link::SPARSE).unwrap_or(0),
+        }
     }
 
     /// Plans the whole change.
     pub(super) fn plan(&mut self) -> Result<(), PrepareError> {
         let change = self.set.change;
+        let (n, number) = self.descend()?;
         // All directories first: they lie together then, in front of the leaf tables.
         for target in change.new.iter() {
-            self.ensure_directories(target)?;
+            self.ensure_directories(n, number, target)?;
         }
-        self.directory(0, self.tree.root(), change.range.clone())?;
+        self.directory(n, number, change.range.clone())?;
         self.link_directories()
     }
 
+    /// The lowest directory that is there and has all of the change in one entry or more.
+    fn descend(&mut self) -> Result<(u8, u32), PrepareError> {
+        let Range { start, end } = self.set.change.range;
+        let mut number = self.tree.root();
+        for n in 0..dual_level::<F>() {
+            let level = level::<F>(n);
+            if (start ^ (end - 1)) >> level.shift != 0 || end - start >= level.span() {
+                return Ok((n, number));
+            }
+            match self.tree.child(Place { directory: number, slot: entry_slot::<F>(n, start) }) {
+                Child::Directory(below) => number = below,
+                Child::Empty | Child::Leaf | Child::Sparse | Child::Table(_) => return Ok((n, number)),
+            }
+            self.visit(n + 1, number)?;
+        }
+        Ok((dual_level::<F>(), number))
+    }
+
     /// Makes the directories that pages need, empty.
-    fn ensure_directories(&mut self, target: &Target) -> Result<(), PrepareError> {
+    fn ensure_directories(&mut self, top: u8, directory: u32, target: &Target) -> Result<(), PrepareError> {
         let lowest = leaf_level::<F>(target.piece.page);
         let mut va = target.range.start;
-        while va < target.range.end {
-            let mut number = self.tree.root();
-            for n in 0..lowest {
+        while va < target.range.end && top < lowest {
+            let mut number = directory;
+            for n in top..lowest {
                 let place = Place { directory: number, slot: entry_slot::<F>(n, va) };
                 number = match self.tree.child(place) {
                     Child::Directory(next) => next,
