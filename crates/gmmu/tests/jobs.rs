@@ -1,5 +1,5 @@
 //! Jobs: who waits for whom, what comes back, and what is left when somebody lets go.
-#![expect(clippy::unwrap_used, clippy::result_large_err, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 

@@ -271,7 +271,6 @@ impl Machine {
     ///
     /// # Errors
     /// The receipt, and what the library says.
-    #[expect(clippy::result_large_err, reason = "the receipt comes back")]
     pub fn commit<F: Format>(&mut self, vmm: &mut Vmm<F>, receipt: Receipt) -> Result<Mapping, (Receipt, CommitError)> {
         let mapping = vmm.commit(&mut self.parts(Tables::holding(vmm.pdb())).0, receipt);
         self.tell();
@@ -282,7 +281,6 @@ impl Machine {
     ///
     /// # Errors
     /// The job, and what the library says.
-    #[expect(clippy::result_large_err, reason = "the job comes back")]
     pub fn cancel<F: Format>(&mut self, vmm: &mut Vmm<F>, job: Job) -> Result<(), (Job, CommitError)> {
         let cancelled = vmm.cancel(&mut self.parts(Tables::holding(vmm.pdb())).0, job);
         self.tell();

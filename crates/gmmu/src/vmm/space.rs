@@ -10,7 +10,9 @@ use super::record::{Before, Record};
 use super::request::{check, check_range, Backing, MapRequest, Place, PrepareError, Protection, Span};
 use crate::addr::{Pfn, PhysAddr, TableAddr, PAGE_BYTES};
 use crate::chip::Chip;
-use crate::device::{Acknowledge, Depth, Hardware, Invalidate, Run, Scope, TableMemory, TablePool, TableRead};
+use crate::device::{
+    Acknowledge, Depth, DeviceError, Hardware, Invalidate, Run, Scope, TableMemory, TablePool, TableRead,
+};
 use crate::format::{Format, Leaf, Pte};
 use crate::storage::{List, NoMemory, Owned, Slab};
 use crate::tlb::Limits;
@@ -158,13 +160,18 @@ impl<F: Format> Vmm<F> {
     ///
     /// # Errors
     /// [`PrepareError::Unaligned`], [`WrongFormat`](PrepareError::WrongFormat), [`Encode`](PrepareError::Encode) where the
-    /// format cannot name all of the memory, [`NoMemory`](PrepareError::NoMemory), [`Device`](PrepareError::Device).
+    /// format cannot name all of the memory, [`NoMemory`](PrepareError::NoMemory), [`Device`](PrepareError::Device), also
+    /// for a root in system memory that a BAR is to use.
     pub fn with_root<M: TableMemory>(
         config: SpaceConfig,
         memory: &mut M,
         pdb: TableAddr,
     ) -> Result<Self, PrepareError> {
         super::request::aligned("root address", pdb.raw(), PAGE_BYTES)?;
+        if config.used_by == Use::Bar && !pdb.is_vram() {
+            // A BAR access that has to read its tables from the bus would wait for itself.
+            return Err(DeviceError::WrongAperture { at: pdb }.into());
+        }
         if config.chip.mmu != F::VERSION {
             return Err(PrepareError::WrongFormat { chip: config.chip.name, mmu: config.chip.mmu, wanted: F::VERSION });
         }
