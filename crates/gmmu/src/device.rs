@@ -455,6 +455,16 @@ pub struct Invalidate {
     pub ack: Acknowledge,
 }
 
+impl Invalidate {
+    /// One that does for both; `None` where they are of different address spaces.
+    #[must_use]
+    pub fn and(self, other: &Self) -> Option<Self> {
+        let scope = if self.scope == other.scope { self.scope } else { Scope::All };
+        let (depth, ack) = (self.depth.max(other.depth), self.ack.max(other.ack));
+        (self.pdb == other.pdb).then_some(Self { depth, scope, ack, ..self })
+    }
+}
+
 /// A submitted invalidate. Invalidates of one GPU finish in the order of their tickets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);

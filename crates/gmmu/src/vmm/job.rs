@@ -5,7 +5,8 @@ use super::frames::{FramesError, Want, Wants};
 use crate::addr::Pfn;
 use crate::device::{Depth, DeviceError, Hardware, Invalidate, Invalidator, Poll, TableMemory};
 use crate::storage::{List, NoMemory, Owned, Shared};
-use crate::tlb::Limits;
+use crate::regs;
+use crate::tlb::{wait, Limits};
 use core::ops::Range;
 use core::sync::atomic::{AtomicU8, Ordering};
 
@@ -76,6 +77,9 @@ pub enum ExecuteError {
     /// The round was not written yet.
     #[error("there is nothing to flush: write the round first")]
     NotWritten,
+    /// Jobs of several spaces cannot share an invalidate.
+    #[error("the jobs are of different address spaces, and cannot share an invalidate")]
+    OtherSpace,
     /// Frames that the job wants are still missing.
     #[error("the job wants frames that were not known when it was prepared: give them with `with_frames`")]
     FramesMissing,
@@ -466,6 +470,82 @@ impl Ready<'_> {
     pub fn into_job(self) -> Job {
         self.job
     }
+}
+
+impl AsMut<Job> for Job {
+    fn as_mut(&mut self) -> &mut Self {
+        self
+    }
+}
+
+impl AsMut<Job> for Ready<'_> {
+    fn as_mut(&mut self) -> &mut Job {
+        &mut self.job
+    }
+}
+
+/// Flushes the current rounds of several written jobs of one space under one invalidate, as deep, wide and well
+/// acknowledged as all of them need. Never waits: starts it where that is still due and none runs, and looks once.
+/// Jobs whose rounds are all done are passed over.
+///
+/// # Errors
+/// [`ExecuteError::NotWritten`], [`ExecuteError::OtherSpace`], and nothing was started; the device's: the invalidate is
+/// still owed by every job.
+pub fn poll_flush_all<J: AsMut<Job>, I: Invalidator>(jobs: &mut [J], invalidator: &mut I) -> Result<Poll, ExecuteError> {
+    let mut together: Option<Invalidate> = None;
+    for job in jobs.iter_mut() {
+        let Some(flush) = job.as_mut().owed()? else { continue };
+        if flush.ticket.is_none() {
+            let both = together.map_or(Some(flush.what), |sum| sum.and(&flush.what));
+            together = Some(both.ok_or(ExecuteError::OtherSpace)?);
+        }
+    }
+    let ticket = match &together {
+        Some(what) => invalidator.submit(what)?,
+        None => None,
+    };
+    let mut all = Poll::Done;
+    for job in jobs.iter_mut() {
+        let job = job.as_mut();
+        let Some(flush) = job.owed()? else { continue };
+        flush.ticket = flush.ticket.or(ticket);
+        let done = match flush.ticket {
+            Some(ticket) => invalidator.poll(ticket)?,
+            None => Poll::Pending,
+        };
+        if done == Poll::Pending {
+            all = Poll::Pending;
+        }
+    }
+    // All go on together, or a round that was not written would be asked for its invalidate.
+    if all == Poll::Done {
+        for job in jobs.iter_mut().map(AsMut::as_mut).filter(|job| job.body.round < job.body.rounds.len()) {
+            job.next_round();
+        }
+    }
+    Ok(all)
+}
+
+/// The same, waiting for the invalidate within `limits`.
+///
+/// # Errors
+/// As [`poll_flush_all`].
+pub fn flush_all<J: AsMut<Job>, H: Hardware>(
+    jobs: &mut [J],
+    hardware: &mut H,
+    limits: Limits,
+) -> Result<(), ExecuteError> {
+    let register = regs::NV_VIRTUAL_FUNCTION_PRIV_MMU_INVALIDATE;
+    let mut refused = Ok(());
+    wait(hardware, limits, register, |hardware| match poll_flush_all(jobs, hardware) {
+        Ok(poll) => Ok(poll == Poll::Done),
+        Err(ExecuteError::Device(why)) => Err(why),
+        Err(why) => {
+            refused = Err(why);
+            Ok(true)
+        }
+    })?;
+    refused
 }
 
 /// Appends `write`, as part of the last one where it goes on from that.
