@@ -19,6 +19,8 @@ mod domain;
 #[cfg(feature = "alloc")]
 mod frames;
 #[cfg(feature = "alloc")]
+mod halves;
+#[cfg(feature = "alloc")]
 mod job;
 #[cfg(feature = "alloc")]
 mod journal;

@@ -42,6 +42,17 @@ pub struct SpaceConfig {
     pub used_by: Use,
     /// How long an invalidate may take.
     pub limits: Limits,
+    /// Whether the bus writes an entry in one store ([`Bar0::has_64bit`](crate::device::Bar0::has_64bit), or plain
+    /// memory). Where it does not, live entries that change in both halves are cleared in a round before.
+    pub whole_words: bool,
+}
+
+impl SpaceConfig {
+    /// A space on a bus with 64-bit stores, with the usual limits.
+    #[must_use]
+    pub fn new(chip: &'static Chip, vram_bytes: u64, used_by: Use) -> Self {
+        Self { chip, vram_bytes, used_by, limits: Limits::default(), whole_words: true }
+    }
 }
 
 /// A mapping that was made or unmade: its addresses.
@@ -365,6 +376,7 @@ impl<F: Format> Vmm<F> {
             pdb: self.pdb,
             scope: self.scope(),
             tables_first: self.config.chip.leaf_512m_needs_tables_first,
+            whole_words: self.config.whole_words,
         };
         let (mut init, mut held) = (core::mem::take(&mut self.scraps.init), core::mem::take(&mut self.scraps.held));
         let planned = Planner::new(&mut self.tree, pool, setting, &mut body.rounds, &mut init, &mut held).plan();
