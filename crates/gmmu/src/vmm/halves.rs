@@ -2,10 +2,10 @@
 //! be neither the old nor the new one. Such entries are cleared in a round before.
 
 use super::execute::{Source, Write};
-use super::job::push_write;
 use super::piece::{Backed, Piece};
 use super::plan::{leaf_level, next_table, small, Planner, DOMAIN_BYTES};
 use super::request::{Live, PrepareError};
+use super::rounds::push_write;
 use crate::addr::{PageSize, PhysAddr, TableAddr};
 use crate::device::{Run, TablePool};
 use crate::format::{Format, Leaf, Pte, BIG_TABLE, SMALL_TABLE};

@@ -7,10 +7,10 @@
 
 use super::change::{Change, Target};
 use super::execute::{Flush, Source, Write};
-use super::job::{push_write, OwnedRound};
 use super::journal::Journal;
 use super::piece::{Backed, Piece};
 use super::request::{Live, PrepareError};
+use super::rounds::{push_write, OwnedRound};
 use crate::addr::{PageSize, TableAddr};
 use crate::device::{Acknowledge, Depth, DeviceError, Invalidate, Run, Scope, TablePool};
 use crate::format::{EncodeError, Format, Link, Pte, Slot, DUAL_SHIFT};
