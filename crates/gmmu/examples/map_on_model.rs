@@ -7,7 +7,6 @@
 use gmmu::addr::{PageSize, PhysAddr, VramAddr};
 use gmmu::format::V3;
 use gmmu::mmio::Mmio;
-use gmmu::tlb::Limits;
 use gmmu::vmm::{Extent, MapRequest, SpaceConfig, Use, Vmm};
 use gmmu::vram::{TablePages, Vram};
 use gmmu_sim::{AccessKind, Client, Config, Gpu};

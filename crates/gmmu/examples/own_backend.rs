@@ -12,7 +12,6 @@ use gmmu::device::{
     Clock, DeviceError, Invalidate, Invalidator, NoTableMemory, Poll, Run, TableMemory, TablePool, TableRead, Ticket,
 };
 use gmmu::format::V2;
-use gmmu::tlb::Limits;
 use gmmu::vmm::{Extent, MapRequest, SpaceConfig, Use, Vmm};
 use std::error::Error;
 

@@ -9,7 +9,7 @@ use super::record::Record;
 use super::request::PrepareError;
 use crate::addr::{PhysAddr, TableAddr, PAGE_BYTES};
 use crate::chip::Chip;
-use crate::device::{DeviceError, Hardware, Run, Scope, TableMemory, TablePool, TableRead};
+use crate::device::{DeviceError, Run, Scope, TableMemory, TablePool, TableRead};
 use crate::format::{Format, Leaf, Pte};
 use crate::storage::{List, NoMemory, Slab};
 use crate::tlb::Limits;
