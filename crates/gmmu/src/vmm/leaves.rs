@@ -32,11 +32,9 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
         if table.added {
             return self.fill_small(turn, table, filled..turn.span().end);
         }
-        if self.set.change.sparse.is_none() {
-            for (pages, piece) in self.old_in(turn.span()) {
-                if piece.page == PageSize::Size4K {
-                    self.clear_replaced(turn, table, pages)?;
-                }
+        for (pages, piece) in self.old_in(turn.span()) {
+            if piece.page == PageSize::Size4K {
+                self.clear_replaced(turn, table, pages)?;
             }
         }
         if turn.any_sparse {
@@ -112,13 +110,11 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
                 pages |= page_of(va);
             }
         }
-        if self.set.change.sparse.is_none() {
-            // Those that went were written with what is there now.
-            for (gone, piece) in self.old_in(span.clone()) {
-                if piece.page == PageSize::Size4K {
-                    for va in gone.step_by(PAGE) {
-                        pages |= page_of(va);
-                    }
+        // Those that went were written with what is there now.
+        for (gone, piece) in self.old_in(span.clone()) {
+            if piece.page == PageSize::Size4K {
+                for va in gone.step_by(PAGE) {
+                    pages |= page_of(va);
                 }
             }
         }

@@ -1,10 +1,10 @@
 //! Preparing: from a request to a job that owns all it needs.
 
-use super::change::Change;
+use super::change::{Change, Target};
 use super::execute::{initialise, Write};
 use super::job::{Body, Job, State};
-use super::piece::{smallest_page, Piece, Pieces};
-use super::plan::{Holdings, Planner, Setting};
+use super::piece::{smallest_page, Pieces};
+use super::plan::{Planner, Setting};
 use super::record::{Before, Record};
 use super::request::{check, check_range, MapRequest, Place, PrepareError, Protection, Span};
 use super::space::Vmm;
@@ -12,6 +12,7 @@ use crate::addr::PAGE_BYTES;
 use crate::device::{Acknowledge, Depth, Invalidate, TableMemory, TablePool};
 use crate::format::Format;
 use crate::storage::{List, NoMemory, Owned};
+use crate::va::windows::Windows;
 use crate::va::{VaError, VaRequest};
 use core::ops::Range;
 
@@ -65,6 +66,7 @@ impl<F: Format> Vmm<F> {
         for (part, piece) in Pieces::new(request, range.start, chip.page_sizes) {
             self.target(&mut change, part, piece)?;
         }
+        change.adds = true;
         self.plan_change(pool, change)
     }
 
@@ -138,45 +140,64 @@ impl<F: Format> Vmm<F> {
         self.open(pool)?;
         check_range(&span.range, self.va.limits().end)?;
         let mut change = self.new_change(span.range.clone(), span.live);
-        change.sparse = Some(on);
+        change.background.push(span.range.clone())?;
         for (whole, piece) in self.va.overlapping(span.range.clone()) {
             let part = whole.start.max(span.range.start)..whole.end.min(span.range.end);
-            change.old.push((part.clone(), piece.skip(part.start - whole.start)))?;
+            let piece = piece.skip(part.start - whole.start);
+            change.old.push((part.clone(), piece))?;
+            change.new.push(Target { range: part, piece, word: 0, frame: 0, kept: true })?;
         }
-        self.plan_change(pool, change)
+        (change.adds, change.removes, change.pages_stay) = (on, !on, true);
+        self.plan_with_background(pool, change, core::slice::from_ref(&(span.range, on)))
     }
 
-    /// Enters a change into the records, plans what the tables need for it, and makes a job of that. All or nothing.
-    fn plan_change<'a, P: TablePool>(
+    /// Plans a change, for which parts of the background become sparse or cease to be, one after the other.
+    pub(super) fn plan_with_background<'a, P: TablePool>(
+        &'a mut self,
+        pool: &'a mut P,
+        change: Change,
+        switches: &[(Range<u64>, bool)],
+    ) -> Result<Plan<'a, F, P>, PrepareError> {
+        let before = self.sparse.copy()?;
+        // No switch leaves more windows than one more.
+        self.sparse.reserve(switches.len() + 1)?;
+        for (range, on) in switches {
+            if *on {
+                self.sparse.add(range.clone())?;
+            } else {
+                self.sparse.subtract(range.clone())?;
+            }
+        }
+        self.plan_between(pool, change, Some(before))
+    }
+
+    /// Plans a change of pages alone.
+    pub(super) fn plan_change<'a, P: TablePool>(
         &'a mut self,
         pool: &'a mut P,
         change: Change,
     ) -> Result<Plan<'a, F, P>, PrepareError> {
+        self.plan_between(pool, change, None)
+    }
+
+    /// Enters a change into the records, plans what the tables need for it, and makes a job of that. All or nothing.
+    /// The background is changed already; `sparse_before` is what it was.
+    fn plan_between<'a, P: TablePool>(
+        &'a mut self,
+        pool: &'a mut P,
+        mut change: Change,
+        sparse_before: Option<Windows>,
+    ) -> Result<Plan<'a, F, P>, PrepareError> {
         let number = self.next_job;
         // Numbers of plans that fail are not used again.
         self.next_job += 1;
-        let mut sparse_before = None;
-        let mut parts = List::new();
-        if let Some(on) = change.sparse {
-            sparse_before = Some(self.sparse.copy()?);
-            for part in self.sparse.overlapping(change.range.clone()) {
-                parts.push(part)?;
-            }
-            self.sparse.reserve(parts.len() + 3)?;
-            if on {
-                self.sparse.add(change.range.clone())?;
-            } else {
-                self.sparse.subtract(change.range.clone())?;
-            }
-        } else {
-            self.reserve_records(&change)?;
-            self.book(&change)?;
-        }
-        let mut body = match self.take_body() {
+        let mut body = match self.book_and_take(&change, sparse_before.as_ref()) {
             Ok(body) => body,
             Err(why) => {
-                self.undo(pool, &change.range, &before(change.sparse, change.old, parts), &Holdings::default());
-                return Err(why.into());
+                if let Some(before) = sparse_before {
+                    self.sparse = before;
+                }
+                return Err(why);
             }
         };
         let setting = Setting {
@@ -193,9 +214,9 @@ impl<F: Format> Vmm<F> {
         };
         let (mut init, mut held) = (core::mem::take(&mut self.scraps.init), core::mem::take(&mut self.scraps.held));
         let planned = Planner::new(&mut self.tree, pool, setting, &mut body.rounds, &mut init, &mut held).plan();
-        let Change { range, old, new, wants, sparse, .. } = change;
-        self.scraps.keep_new(new);
-        let before = before(sparse, old, parts);
+        let (range, wants) = (change.range.clone(), core::mem::take(&mut change.wants));
+        self.scraps.keep_new(core::mem::take(&mut change.new));
+        let before = Before::new(change, sparse_before);
         if let Err(why) = planned {
             self.undo(pool, &range, &before, &held);
             return Err(why);
@@ -205,6 +226,21 @@ impl<F: Format> Vmm<F> {
         (body.round, body.wants, body.range) = (body.first, wants, range.clone());
         let record = Record { number, progress: body.token.progress.clone(), range, before, held };
         self.enter(pool, Job { body }, record, init)
+    }
+
+    /// Enters a change into the records, and takes what its job will consist of. Where that fails, the records are as they
+    /// were.
+    fn book_and_take(&mut self, change: &Change, sparse_before: Option<&Windows>) -> Result<Owned<Body>, PrepareError> {
+        if let Some(before) = sparse_before {
+            // So that taking the plan back cannot fail.
+            self.sparse.reserve(before.len() + change.background.len() + 1)?;
+        }
+        let body = self.take_body()?;
+        if !change.pages_stay {
+            self.reserve_records(change)?;
+            self.book(change)?;
+        }
+        Ok(body)
     }
 
     /// What a job consists of, empty: that of an earlier one, or a new one.
@@ -472,13 +508,5 @@ impl<F: Format> Vmm<F> {
                 Err(NoMemory.into())
             }
         }
-    }
-}
-
-/// What the records go back to where a change is taken back.
-fn before(sparse: Option<bool>, old: List<(Range<u64>, Piece)>, parts: List<Range<u64>>) -> Before {
-    match sparse {
-        None => Before::Pieces(old),
-        Some(_) => Before::Sparse(parts),
     }
 }
