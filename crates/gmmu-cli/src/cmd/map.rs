@@ -4,7 +4,7 @@ mod memory;
 
 use std::path::PathBuf;
 
-use gmmu::addr::{PAGE_BYTES, PageSize, PhysAddr};
+use gmmu::addr::{Aperture, PAGE_BYTES, PageSize, PhysAddr};
 use gmmu::format::{Flags, Format, Kind};
 use gmmu::vmm::{Extent, Job, MapRequest, Receipt, Use, Vmm};
 use gmmu_sim::AccessKind;
@@ -27,6 +27,7 @@ Examples:
   gmmu map --size 1G
   gmmu map --size 64M --chip tu102 --page auto --va 0x1000000000
   gmmu map --size 1G --page 4K --scatter 7 --json
+  gmmu map --size 2M --pa sys-coh:0x10000000 --page 64K
   gmmu map --size 16M --flags ro,vol --vram-out vram.img --keep
 
 Chips: tu102 tu104 tu106 tu116 tu117 ga100 ga102 ga102f ga103 ga104 ga106 ga107
@@ -131,7 +132,8 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
 
 fn run_on<F: Format>(args: &Args, console: &mut Console<'_>) -> Outcome {
     let plan = Memory::choose(args)?;
-    let foreign: Vec<_> = args.pa.iter().map(|pa| pa.raw..pa.raw.saturating_add(args.size)).collect();
+    let video = args.pa.filter(|pa| pa.aperture == Aperture::Vram);
+    let foreign: Vec<_> = video.iter().map(|pa| pa.raw..pa.raw.saturating_add(args.size)).collect();
     let mut machine = Machine::new(args.model.chip, args.model.vram, &foreign)?;
     let memory = plan.take(args, &mut machine)?;
     let mut vmm = machine.create_space::<F>(None, Use::Channel).map_err(Failure::usage)?;
@@ -215,10 +217,13 @@ fn map<F: Format>(
     let extents;
     let request = match memory {
         Memory::Contiguous(start) => {
-            extents = [Extent { to: PhysAddr::vram(*start), bytes: args.size }];
+            extents = [Extent { to: *start, bytes: args.size }];
             MapRequest { page: args.page_size(), ..MapRequest::extents(&extents) }
         }
-        Memory::Frames(frames) => MapRequest::frames(frames.len() as u64, args.page_size().unwrap_or(PageSize::Size4K)),
+        Memory::Frames(aperture, frames) => {
+            let page = args.page_size().unwrap_or(PageSize::Size4K);
+            MapRequest::frames_of(*aperture, frames.len() as u64, page)
+        }
     };
     let request = request.kind(kind).flags(args.leaf_flags()?);
     let request = match args.va {
@@ -234,7 +239,7 @@ fn map<F: Format>(
 fn execute(machine: &mut Machine, job: Job, memory: &Memory) -> Result<Receipt, Failure> {
     match memory {
         Memory::Contiguous(_) => job.execute(machine.mmio()).map_err(|failed| Failure::input(failed.why)),
-        Memory::Frames(frames) => {
+        Memory::Frames(_, frames) => {
             let ready = job.with_frames(frames).map_err(|(_, why)| Failure::usage(why))?;
             ready.execute(machine.mmio()).map_err(|failed| Failure::input(failed.why))
         }
@@ -271,7 +276,7 @@ fn verify<F: Format>(
     let mut pages = 0;
     for offset in (0..args.size).step_by(PAGE_STEP) {
         progress.advance(1);
-        let wanted = PhysAddr::vram(mapped.memory.at(offset, unit));
+        let wanted = mapped.memory.at(offset, unit);
         let wrong = match machine.gpu().access(client, va + offset, AccessKind::Read, privileged) {
             Ok(found) if found.to == wanted => {
                 pages += 1;
