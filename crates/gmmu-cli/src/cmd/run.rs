@@ -19,7 +19,8 @@ use crate::script::{Broken, Ran, Runner, Script};
 use crate::source::chip;
 use crate::with_format;
 
-const EXAMPLES: &str = "\
+/// What `gmmu run --help` says of scripts.
+pub(crate) const HELP: &str = "\
 Examples:
   gmmu run mapping.gmmu
   gmmu run mapping.gmmu --chip tu102 --keep-going --json
@@ -29,7 +30,7 @@ A script has one operation a line, or several with ; between. # is a comment.
   gpu gh100 vram=16G                      the GPU, before anything else
   space a use=bar root=0x201000           an address space (use=channel)
   map a va=0x1000000 pa=vram:0x200000000 len=4M page=64K kind=6 ro vol
-  map a va=auto len=64M largest=2M as=buf memory and addresses from allocators
+  map a va=auto len=64M largest=2M as=buf  memory and address from allocators
   map a va=0x9000000 pages=sys-coh:0x5000,0x9000 page=4K
   unmap a va=0x1000000 len=2M             any part of what is mapped
   unmap a va=buf                          all of buf; buf+64K: from there on
@@ -75,7 +76,7 @@ something.";
 
 /// Arguments of `gmmu run`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = HELP)]
 pub struct Args {
     /// The script, or - for standard input
     #[arg(value_name = "SCRIPT")]

@@ -8,5 +8,8 @@ mod runner;
 mod words;
 mod work;
 
+#[cfg(test)]
+mod tests;
+
 pub use ops::Script;
 pub use runner::{Broken, Ran, Runner};

@@ -5,7 +5,8 @@ use std::collections::{HashMap, VecDeque};
 use gmmu::format::Flags;
 use gmmu::vmm::Live;
 
-use crate::num::{number, range, shown};
+use crate::notation::Size;
+use crate::num::{Range, number, range, shown};
 
 /// What a part of reading gives, or what to tell the user.
 pub(super) type Read<T> = Result<T, String>;
@@ -68,7 +69,7 @@ impl<'a> Args<'a> {
         let slips = self.values.keys().copied().filter(|found| !self.asked.contains(found));
         let hint = match (nearest(key, slips), self.words.iter().find_map(|word| range(word).ok())) {
             (Some(slip), _) => format!("; did you mean {key}= by {slip}=?"),
-            (None, Some(range)) => format!("; a range is written va={:#x} len={:#x}", range.start, range.bytes()),
+            (None, Some(range)) => format!("; a range is written {}", as_words(range)),
             (None, None) => String::new(),
         };
         format!("{key}= is missing: {what}{hint}")
@@ -132,12 +133,17 @@ impl<'a> Args<'a> {
     /// What somebody may have meant who wrote `word`.
     fn hint(&self, word: &str) -> Option<String> {
         if let Ok(range) = range(word) {
-            return Some(format!("a range is written va={:#x} len={:#x}", range.start, range.bytes()));
+            return Some(format!("a range is written {}", as_words(range)));
         }
         let near = nearest(word, self.asked.iter().copied())?;
         let key = !(FLAGS.contains(&near) || LIVES.contains(&near) || near == NO_FLAGS);
         Some(format!("did you mean {near}{}?", if key { "=" } else { "" }))
     }
+}
+
+/// A range as scripts have it.
+fn as_words(range: Range) -> String {
+    format!("va={:#x} len={}", range.start, Size(range.bytes()))
 }
 
 /// The one of `words` that `word` is a slip of, if there is any.
@@ -175,7 +181,7 @@ mod tests {
     fn slips_are_seen_and_other_words_are_not() {
         let near = |word| nearest(word, ["map", "unmap", "sparse", "protect", "ro", "quiesced"].into_iter());
         assert_eq!(near("mpa"), Some("map"));
-        assert_eq!(near("umap"), Some("unmap"));
+        assert_eq!(near("unmpa"), Some("unmap"));
         assert_eq!(near("spares"), Some("sparse"));
         assert_eq!(near("quisced"), Some("quiesced"));
         assert_eq!(near("execute"), None);
