@@ -1,5 +1,4 @@
 //! Scripts as programs: the examples on every kind of chip, and random ones.
-#![expect(clippy::panic, reason = "tests")]
 
 mod common;
 
@@ -20,7 +19,7 @@ fn every_example_goes_as_it_says_on_every_kind_of_chip() {
         for chip in ["tu102", "ga100", "gh100", "gb100", "gb202"] {
             let text = text.replace("gpu gh100", &format!("gpu {chip}"));
             let ran = gmmu_with(&["run", "-", "--json"], text.as_bytes());
-            assert_eq!(ran.code, 0, "{} on {chip}: {}", path.display(), ran.out);
+            assert_eq!(ran.code, 0, "{} on {chip}: {}{}", path.display(), ran.out, ran.err);
         }
     }
     assert!(scripts >= 3, "{scripts}");

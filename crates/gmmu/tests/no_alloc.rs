@@ -82,7 +82,7 @@ fn main() {
 
 fn write_and_flush_never_call_the_heap() {
     let chip = Chip::by_name("gh100").unwrap();
-    let config = SpaceConfig { chip, vram_bytes: 1 << 36, used_by: Use::Channel, limits: Limits::default() };
+    let config = SpaceConfig::new(chip, 1 << 36, Use::Channel);
     let (mut hardware, mut pool) = (Counter::default(), Bump(0));
     let mut space = Vmm::<V3>::create(config, &mut hardware, &mut pool).unwrap();
 

@@ -4,7 +4,7 @@ mod memory;
 
 use std::path::PathBuf;
 
-use gmmu::addr::{Aperture, PAGE_BYTES, PageSize, PhysAddr};
+use gmmu::addr::{PAGE_BYTES, PageSize, PhysAddr};
 use gmmu::format::{Flags, Format, Kind};
 use gmmu::vmm::{Extent, Job, MapRequest, Receipt, Use, Vmm};
 use gmmu_sim::AccessKind;
@@ -27,12 +27,12 @@ Examples:
   gmmu map --size 1G
   gmmu map --size 64M --chip tu102 --page auto --va 0x1000000000
   gmmu map --size 1G --page 4K --scatter 7 --json
-  gmmu map --size 2M --pa sys-coh:0x10000000 --page 64K
   gmmu map --size 16M --flags ro,vol --vram-out vram.img --keep
 
 Chips: tu102 tu104 tu106 tu116 tu117 ga100 ga102 ga102f ga103 ga104 ga106 ga107
 ad102 ad103 ad104 ad106 ad107 gh100 gb100 gb102 gb110 gb112 gb202 gb203 gb205
-gb206 gb207. Everything runs on a model: no GPU is needed or touched.
+gb206 gb207; without video memory gb10b gb20b gb20c. Everything runs on a model:
+no GPU is needed or touched.
 Exit code 1: a page was wrong, or the sanitizer found something.";
 
 /// Every 4 KiB is looked up, whatever the page size.
@@ -132,8 +132,7 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
 
 fn run_on<F: Format>(args: &Args, console: &mut Console<'_>) -> Outcome {
     let plan = Memory::choose(args)?;
-    let video = args.pa.filter(|pa| pa.aperture == Aperture::Vram);
-    let foreign: Vec<_> = video.iter().map(|pa| pa.raw..pa.raw.saturating_add(args.size)).collect();
+    let foreign: Vec<_> = args.pa.iter().map(|pa| pa.raw..pa.raw.saturating_add(args.size)).collect();
     let mut machine = Machine::new(args.model.chip, args.model.vram, &foreign)?;
     let memory = plan.take(args, &mut machine)?;
     let mut vmm = machine.create_space::<F>(None, Use::Channel).map_err(Failure::usage)?;
@@ -221,8 +220,7 @@ fn map<F: Format>(
             MapRequest { page: args.page_size(), ..MapRequest::extents(&extents) }
         }
         Memory::Frames(aperture, frames) => {
-            let page = args.page_size().unwrap_or(PageSize::Size4K);
-            MapRequest::frames_of(*aperture, frames.len() as u64, page)
+            MapRequest::frames_of(*aperture, frames.len() as u64, args.page_size().unwrap_or(PageSize::Size4K))
         }
     };
     let request = request.kind(kind).flags(args.leaf_flags()?);
@@ -405,12 +403,13 @@ impl View for Report {
 }
 
 fn cost(console: &mut Console<'_>, what: &str, counts: &CountsView, pages: u64) -> Result<(), Failure> {
-    let CountsView { reads, writes, window_moves, invalidates } = *counts;
+    let CountsView { reads, writes, window_moves, invalidates, sys_writes, .. } = *counts;
     // Thousandths, rounded; the numbers are exact integers.
-    let thousandths = (u128::from(writes) * 1000 + u128::from(pages) / 2) / u128::from(pages.max(1));
+    let thousandths =
+        ((u128::from(writes) + u128::from(sys_writes)) * 1000 + u128::from(pages) / 2) / u128::from(pages.max(1));
     console.line(format_args!(
         "{what:<9} {} ({}.{:03} a page), {}, {}, {}",
-        Counted(writes, "write", "writes"),
+        counts.written(),
         thousandths / 1000,
         thousandths % 1000,
         Counted(reads, "read", "reads"),

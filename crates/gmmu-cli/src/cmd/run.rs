@@ -29,6 +29,7 @@ Examples:
 A script has one operation a line, or several with ; between. # is a comment.
   gpu gh100 vram=16G                      the GPU, before anything else
   space a use=bar root=0x201000           an address space (use=channel)
+  space b tables=sys                      its tables in system memory
   map a va=0x1000000 pa=vram:0x200000000 len=4M page=64K kind=6 ro vol
   map a va=auto len=64M largest=2M as=buf  memory and address from allocators
   map a va=0x9000000 pages=sys-coh:0x5000,0x9000 page=4K
@@ -263,7 +264,7 @@ impl View for Report {
             console.line(format_args!("{BAD}{}:{}: {}{BAD:#}", self.script, broken.line, broken.operation))?;
             console.line(format_args!("  {}", broken.says))?;
         }
-        let CountsView { reads, writes, window_moves, invalidates } = self.counts;
+        let CountsView { reads, window_moves, invalidates, .. } = self.counts;
         console.line(format_args!(
             "{STRONG}operations: {}{STRONG:#} on a software {}; tables: {}, spaces: {}, addresses verified: {}",
             self.operations,
@@ -274,7 +275,7 @@ impl View for Report {
         ))?;
         console.line(format_args!(
             "cost: {}, {}, {}, {}",
-            Counted(writes, "write", "writes"),
+            self.counts.written(),
             Counted(reads, "read", "reads"),
             Counted(window_moves, "window move", "window moves"),
             Counted(invalidates, "invalidate", "invalidates")

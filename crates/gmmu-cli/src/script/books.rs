@@ -5,15 +5,16 @@ use std::ops::Range;
 
 use gmmu::addr::{PAGE_BYTES, Pfn};
 use gmmu::vmm::Job;
-use gmmu::vram::Contiguous;
+
+use crate::machine::Data;
 
 /// Memory that the allocator gave, and the addresses at which it is still mapped.
-struct Data {
+struct Given {
     space: String,
     /// The number of the change that mapped it.
     since: u64,
     mapped: Vec<Range<u64>>,
-    memory: Contiguous,
+    memory: Data,
 }
 
 /// Entries of the frame list that a change replaced, to put them back where it is cancelled.
@@ -22,19 +23,19 @@ pub(super) type Replaced = Vec<(u64, Option<Pfn>)>;
 /// Memory, by whose it is.
 #[derive(Default)]
 pub(super) struct Books {
-    data: Vec<Data>,
+    data: Vec<Given>,
     /// The frame of every page that was mapped from a list, by space and address: the library keeps none.
     frames: HashMap<String, HashMap<u64, Pfn>>,
 }
 
 impl Books {
     /// Change number `since` maps memory of the allocator's.
-    pub(super) fn add_data(&mut self, space: &str, since: u64, range: Range<u64>, memory: Contiguous) {
-        self.data.push(Data { space: space.to_owned(), since, mapped: vec![range], memory });
+    pub(super) fn add_data(&mut self, space: &str, since: u64, range: Range<u64>, memory: Data) {
+        self.data.push(Given { space: space.to_owned(), since, mapped: vec![range], memory });
     }
 
     /// Change number `by` was carried out: `range` is not mapped any more. What is mapped nowhere now.
-    pub(super) fn unmapped(&mut self, space: &str, by: u64, range: &Range<u64>) -> Vec<Contiguous> {
+    pub(super) fn unmapped(&mut self, space: &str, by: u64, range: &Range<u64>) -> Vec<Data> {
         for data in self.data.iter_mut().filter(|data| data.space == space && data.since < by) {
             let rest = data
                 .mapped
@@ -46,7 +47,7 @@ impl Books {
     }
 
     /// Change number `since` was taken back: its memory.
-    pub(super) fn cancelled(&mut self, since: u64) -> Vec<Contiguous> {
+    pub(super) fn cancelled(&mut self, since: u64) -> Vec<Data> {
         self.data.extract_if(.., |data| data.since == since).map(|data| data.memory).collect()
     }
 

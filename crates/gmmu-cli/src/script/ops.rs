@@ -6,6 +6,8 @@ use gmmu::format::Flags;
 use gmmu::vmm::{Live, Protection};
 use gmmu_sim::Mishap;
 
+use crate::machine::Tables;
+
 /// A script, read.
 #[derive(Clone, Debug, Default)]
 pub struct Script {
@@ -35,6 +37,8 @@ pub enum Op {
     Space {
         /// Its name.
         name: String,
+        /// Where its tables lie; `None` for where the chip has them.
+        tables: Option<Tables>,
         /// Its top table, where the user wants it.
         root: Option<u64>,
         /// `use=bar`.

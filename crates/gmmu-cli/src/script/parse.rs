@@ -10,6 +10,7 @@ use gmmu_sim::Mishap;
 use super::ops::{At, Change, Expected, Inject, Line, Map, Memory, Op, Page, Script, What};
 use super::words::{Args, FLAGS, NO_FLAGS, Read, nearest};
 use crate::exit::Failure;
+use crate::machine::Tables;
 use crate::notation::{PageChoice, memory, page};
 use crate::num::{number, shown};
 use crate::source::chip;
@@ -135,17 +136,18 @@ fn no_operation(word: &str) -> String {
 
 fn space(args: &mut Args<'_>) -> Read<Op> {
     let name = args.take_word("the name of the space")?.to_owned();
-    match args.take("tables") {
-        None | Some("vram") => {}
-        Some("sys") => return Err("tables=sys: this version of gmmu cannot do that yet".to_owned()),
+    let tables = match args.take("tables") {
+        None => None,
+        Some("vram") => Some(Tables::Vram),
+        Some("sys") => Some(Tables::Sys),
         Some(other) => return Err(format!("tables={other}: vram or sys")),
-    }
+    };
     let bar = match args.take("use") {
         None | Some("channel") => false,
         Some("bar") => true,
         Some(other) => return Err(format!("use={other}: channel or bar")),
     };
-    Ok(Op::Space { name, root: args.take_number("root")?, bar })
+    Ok(Op::Space { name, tables, root: args.take_number("root")?, bar })
 }
 
 fn map(args: &mut Args<'_>) -> Read<Map> {

@@ -8,7 +8,6 @@ use std::path::Path;
 use gmmu::addr::{PageSize, PhysAddr};
 use gmmu::format::{Format, Kind};
 use gmmu::vmm::{Extent, Job, MapRequest, Receipt, Span, Use, Vmm};
-use gmmu::vram::Contiguous;
 use gmmu_sim::{AccessKind, FaultType, Gpu, Translated};
 
 use super::books::{Books, Replaced};
@@ -16,7 +15,7 @@ use super::ops::{At, Change, Expected, Inject, Line, Map, Memory, Op, Page, What
 use super::refusal::Refusal;
 use super::work::{Step, Work};
 use crate::exit::Failure;
-use crate::machine::{Asked, Machine, engine};
+use crate::machine::{Asked, Data, Machine, Tables, engine};
 use crate::notation::Size;
 
 /// An operation that did not go as the script says.
@@ -146,7 +145,7 @@ impl<F: Format> Runner<F> {
 
     fn operate(&mut self, op: &Op) -> Result<(), Refusal> {
         match op {
-            Op::Space { name, root, bar } => self.space(name, *root, *bar),
+            Op::Space { name, tables, root, bar } => self.space(name, *tables, *root, *bar),
             Op::Change { job: Some(name), change } => {
                 if self.jobs.contains_key(name) {
                     return Err(Refusal::plain(format!("there is a job {name} already")));
@@ -212,12 +211,16 @@ impl<F: Format> Runner<F> {
         }
     }
 
-    fn space(&mut self, name: &str, root: Option<u64>, bar: bool) -> Result<(), Refusal> {
+    fn space(&mut self, name: &str, tables: Option<Tables>, root: Option<u64>, bar: bool) -> Result<(), Refusal> {
         if self.spaces.iter().any(|(known, _)| known == name) {
             return Err(Refusal::plain(format!("there is a space {name} already")));
         }
         let used_by = if bar { Use::Bar } else { Use::Channel };
-        let vmm = self.machine.create_space(root, used_by).map_err(|why| Refusal::of(&why))?;
+        let made = match tables {
+            Some(tables) => self.machine.create_space_in(tables, root, used_by),
+            None => self.machine.create_space(root, used_by),
+        };
+        let vmm = made.map_err(|why| Refusal::of(&why))?;
         self.spaces.push((name.to_owned(), vmm));
         Ok(())
     }
@@ -301,11 +304,9 @@ impl<F: Format> Runner<F> {
             Memory::From(to) => *to,
             Memory::Pages(..) => PhysAddr::vram(0),
             Memory::Any => {
-                let taken = self.machine.take_data_for(map.len, map.page);
+                let taken = self.machine.take_pages(map.len, map.page);
                 let taken = taken.map_err(|why| Refusal::named("NoSpace", why.what()))?;
-                let start = taken.start().raw();
-                data = Some(taken);
-                PhysAddr::vram(start)
+                data.insert(taken).start()
             }
         };
         let extents = [Extent { to, bytes: map.len }];
@@ -430,9 +431,9 @@ impl<F: Format> Runner<F> {
         Ok((&mut self.machine, vmm))
     }
 
-    fn give(&mut self, data: Option<Contiguous>) {
+    fn give(&mut self, data: Option<Data>) {
         if let Some(data) = data {
-            self.machine.give_data(data);
+            self.machine.give_pages(data);
         }
     }
 }

@@ -32,7 +32,6 @@ impl Work {
     }
 
     /// Executes the job, or writes `budget` entries of its round and flushes what is written.
-    #[expect(clippy::result_large_err, reason = "the job comes back whole")]
     pub(super) fn step<H: Hardware>(self, hardware: &mut H, budget: Option<u64>) -> Result<Step, (Self, Refusal)> {
         match self {
             Self::Prepared(job, frames) if job.wants().is_empty() => {
@@ -57,7 +56,6 @@ impl Work {
         }
     }
 
-    #[expect(clippy::result_large_err, reason = "the job comes back whole")]
     fn step_job<H: Hardware>(mut job: Job, hardware: &mut H, budget: Option<u64>) -> Result<Step, (Job, ExecuteError)> {
         let Some(budget) = budget else {
             return job.execute(hardware).map(Step::Done).map_err(|Failed { job, why }| (job, why));
@@ -72,7 +70,6 @@ impl Work {
         }
     }
 
-    #[expect(clippy::result_large_err, reason = "the job comes back whole")]
     fn step_ready<H: Hardware>(
         mut ready: Ready<'static>,
         hardware: &mut H,

@@ -1,4 +1,6 @@
 //! The memory that `gmmu map` maps: in one piece, or shuffled page by page.
+//!
+//! Video memory or, where a chip has none, system memory; or wherever the user says.
 
 use gmmu::addr::{Aperture, PAGE_BYTES, PageSize, Pfn, PhysAddr};
 
@@ -62,7 +64,8 @@ impl MemoryPlan {
                 // Before there is a list of the pages: it would be as long as the size that was typed.
                 let (what, end) = match at.aperture {
                     Aperture::Vram => ("video memory", machine.vram_bytes()),
-                    other => ("what the chip reaches of it", args.model.chip.reach(other)),
+                    Aperture::SysCoherent | Aperture::SysNonCoherent => ("system memory", machine.gpu().sys_end()),
+                    Aperture::Peer(_) => ("what a peer can have", args.model.chip.reach(at.aperture)),
                 };
                 if args.size > end.saturating_sub(at.raw) {
                     return Err(Failure::usage(format_args!(
@@ -72,10 +75,10 @@ impl MemoryPlan {
                 }
                 at
             }
-            None => PhysAddr::vram(machine.take_data_for(args.size, args.page_size())?.start().raw()),
+            None => machine.take_pages(args.size, args.page_size())?.start(),
         };
         let Some(seed) = args.scatter else { return Ok(Memory::Contiguous(start)) };
-        if start.raw % self.unit != 0 {
+        if !start.is_aligned(self.unit) {
             return Err(Failure::usage(format_args!("--pa {start}: not a multiple of the page size")));
         }
         let mut frames: Vec<Pfn> = (0..args.size / self.unit)
