@@ -51,7 +51,10 @@ pub struct Piece {
     pub kind: Kind,
     /// Permissions and caching, as they stand in the entries.
     pub flags: Flags,
-    /// First address of the mapping that it is, or was, part of.
+    /// The caller's number of what is mapped; 0 where it has none.
+    pub object: u64,
+    /// The address at which the object's first byte lies, or would lie: offsets into it, and numbers of its frames, count
+    /// from here.
     pub mapping: u64,
 }
 
@@ -62,6 +65,7 @@ impl Piece {
         to: Backed::Memory(PhysAddr::vram(0)),
         kind: Kind::GENERIC,
         flags: Flags::NONE,
+        object: 0,
         mapping: 0,
     };
 
@@ -157,6 +161,7 @@ pub(crate) struct Pieces<'a> {
     sizes: Sizes,
     kind: Kind,
     flags: Flags,
+    object: u64,
     mapping: u64,
 }
 
@@ -164,8 +169,8 @@ impl<'a> Pieces<'a> {
     pub(crate) fn new(request: &MapRequest<'a>, va: u64, has: PageSizes) -> Self {
         let largest = request.largest.unwrap_or(PageSize::Size256G);
         let sizes = Sizes { only: request.page_size(), has, smallest: smallest_page(request.kind), largest };
-        let MapRequest { backing, kind, flags, .. } = *request;
-        Self { va, backing, offset: 0, sizes, kind, flags, mapping: va }
+        let MapRequest { backing, kind, flags, object, offset, .. } = *request;
+        Self { va, backing, offset: 0, sizes, kind, flags, object, mapping: va.wrapping_sub(offset) }
     }
 }
 
@@ -200,6 +205,6 @@ impl Iterator for Pieces<'_> {
         };
         self.va = va.checked_add(bytes)?;
         let flags = effective_flags(self.flags, to.aperture());
-        Some((va..self.va, Piece { page, to, kind: self.kind, flags, mapping: self.mapping }))
+        Some((va..self.va, Piece { page, to, kind: self.kind, flags, object: self.object, mapping: self.mapping }))
     }
 }
