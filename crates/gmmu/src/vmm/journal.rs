@@ -79,7 +79,7 @@ impl Journal {
                 }
                 Step::Counted { table, domain, used, chunks, shared } => {
                     let Some(account) = tree.table_mut(table) else { continue };
-                    account.used = account.used.wrapping_sub_signed(used);
+                    account.used = account.used.wrapping_add_signed(used.wrapping_neg());
                     account.open =
                         if shared { as_mapped(account.open, chunks, domain, va) } else { account.open ^ chunks };
                 }
