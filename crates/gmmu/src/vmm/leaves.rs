@@ -107,7 +107,9 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
         let bit = 1 << chunk;
         let page_of = |va: u64| 1u32 << ((va - span.start) >> SMALL_TABLE.shift);
         let mut pages = 0;
-        for (live, _) in self.set.va.overlapping(span.clone()) {
+        // A 64K page leaves nothing below it, what was sparse there included.
+        let live = self.set.va.overlapping(span.clone());
+        for (live, _) in live.filter(|(_, piece)| piece.page == PageSize::Size4K) {
             for va in (live.start.max(span.start)..live.end.min(span.end)).step_by(PAGE) {
                 pages |= page_of(va);
             }
