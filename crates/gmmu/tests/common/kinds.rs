@@ -228,6 +228,15 @@ impl Kind {
         (page, self.does.changes(va, page, &mut sparse))
     }
 
+    /// What `va` is behind the job and another one.
+    pub fn page_then(&self, then: &Step, va: u64) -> Page {
+        let (mut page, mut sparse) = (Page::Faults, false);
+        for step in self.steps().chain([then]) {
+            page = step.changes(va, page, &mut sparse);
+        }
+        page
+    }
+
     /// Addresses worth looking at: both sides of every border, and of the borders of pages and tables around them.
     pub fn probes(&self) -> Vec<u64> {
         let mut probes = BTreeSet::new();
