@@ -246,8 +246,8 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
         Ok(Some(Table { number, at, used, open, added: true }))
     }
 
-    /// Takes a table off its half of the dual entry, in a round before where entries of the other half take the place of
-    /// valid ones in it. It is freed when the job is committed.
+    /// Takes a table off its half of the dual entry. It is freed when the job is committed. Where entries of the other
+    /// size take the place of valid ones in it, it goes a round `before` them.
     fn drop_table(&mut self, place: Place, before: bool) -> Result<(), PrepareError> {
         self.held.journal.hang(self.tree, place, 1, Child::Empty);
         if !before {
