@@ -208,7 +208,7 @@ impl<F: Format> Rig<F> {
         let gpu = Gpu::new(model).unwrap();
         let bar0 = Faulty { gpu, wrong: Wrong::Refused, at: 0, made: 0, hit: false, late: 0, window: 0 };
         let mut mmio = Mmio::probe(bar0).unwrap();
-        mmio.bar0().window = mmio.window().offset();
+        mmio.bar0().window = mmio.window().unwrap().offset();
         let pages = Pages { pool: Pool::new(MIB..4 * GIB), apart: *apart, out: BTreeSet::new() };
         let mut pool = Watched::new(pages);
         let notes = pool.notes();

@@ -12,7 +12,9 @@ use gmmu::device::{
 };
 use gmmu::format::{Format, V2, V3};
 use gmmu::tlb::Limits;
-use gmmu::vmm::{ExecuteError, Extent, Flushed, Job, MapRequest, Receipt, SpaceConfig, Use, Vmm};
+use gmmu::vmm::{
+    flush_all, poll_flush_all, ExecuteError, Extent, Flushed, Job, MapRequest, Receipt, SpaceConfig, Use, Vmm,
+};
 use kinds::{Armed, Kind, KINDS};
 use stats_alloc::{Region, Stats, StatsAlloc, INSTRUMENTED_SYSTEM};
 use std::alloc::System;
@@ -143,6 +145,24 @@ fn in_steps(mut job: Armed<'_>, hardware: &mut Counter) -> Receipt {
     }
 }
 
+/// With the flushes for several jobs at once, waiting for one round and looking at the other.
+fn together(mut job: Armed<'_>, hardware: &mut Counter) -> Receipt {
+    for round in 0.. {
+        job.write(hardware).unwrap();
+        let jobs = std::slice::from_mut(&mut job);
+        if round % 2 == 0 {
+            flush_all(jobs, hardware, Limits::default()).unwrap();
+        } else {
+            while poll_flush_all(jobs, hardware).unwrap() == Poll::Pending {}
+        }
+        match job.finish() {
+            Ok(receipt) => return receipt,
+            Err(back) => job = back,
+        }
+    }
+    unreachable!("a job has a limited number of rounds")
+}
+
 /// With every call of the device failing once.
 fn with_failures(mut job: Armed<'_>, hardware: &mut Counter) -> Receipt {
     for n in 2.. {
@@ -159,8 +179,13 @@ fn with_failures(mut job: Armed<'_>, hardware: &mut Counter) -> Receipt {
 }
 
 fn no_kind_of_job_calls_the_heap() {
-    let ways: [(&str, Way); 4] =
-        [("at once", at_once), ("in rounds", in_rounds), ("in steps", in_steps), ("with failures", with_failures)];
+    let ways: [(&str, Way); 5] = [
+        ("at once", at_once),
+        ("in rounds", in_rounds),
+        ("in steps", in_steps),
+        ("together", together),
+        ("with failures", with_failures),
+    ];
     for kind in KINDS {
         for (name, way) in ways {
             let v3 = heap_calls::<V3>("gh100", kind, way);

@@ -4,8 +4,8 @@ use super::execute::{Cursor, Flush, Round, Source, Write};
 use super::frames::{FramesError, Want, Wants};
 use crate::addr::Pfn;
 use crate::device::{Depth, DeviceError, Hardware, Invalidate, Invalidator, Poll, TableMemory};
-use crate::storage::{List, NoMemory, Owned, Shared};
 use crate::regs;
+use crate::storage::{List, NoMemory, Owned, Shared};
 use crate::tlb::{wait, Limits};
 use core::ops::Range;
 use core::sync::atomic::{AtomicU8, Ordering};
@@ -491,7 +491,10 @@ impl AsMut<Job> for Ready<'_> {
 /// # Errors
 /// [`ExecuteError::NotWritten`], [`ExecuteError::OtherSpace`], and nothing was started; the device's: the invalidate is
 /// still owed by every job.
-pub fn poll_flush_all<J: AsMut<Job>, I: Invalidator>(jobs: &mut [J], invalidator: &mut I) -> Result<Poll, ExecuteError> {
+pub fn poll_flush_all<J: AsMut<Job>, I: Invalidator>(
+    jobs: &mut [J],
+    invalidator: &mut I,
+) -> Result<Poll, ExecuteError> {
     let mut together: Option<Invalidate> = None;
     for job in jobs.iter_mut() {
         let Some(flush) = job.as_mut().owed()? else { continue };

@@ -326,6 +326,12 @@ impl<'f> Armed<'f> {
     }
 }
 
+impl AsMut<Job> for Armed<'_> {
+    fn as_mut(&mut self) -> &mut Job {
+        either!(self, job => job.as_mut())
+    }
+}
+
 /// Whether a job was begun: asked of what comes back.
 pub fn is_begun(job: &Job) -> bool {
     job.state() == State::Executing
