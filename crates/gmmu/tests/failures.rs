@@ -12,7 +12,7 @@ use gmmu::chip::Chip;
 use gmmu::device::{Bar0, Clock, DeviceError, NoTableMemory, Run, TablePool, Width};
 use gmmu::format::{Format, V2, V3};
 use gmmu::mmio::Mmio;
-use gmmu::vmm::{Backed, CloseError, ExecuteError, Job, MapRequest, PrepareError, Receipt, Vmm};
+use gmmu::vmm::{flush_all, Backed, CloseError, ExecuteError, Job, MapRequest, PrepareError, Receipt, Vmm};
 use gmmu::walk::{Cursor, Event, View};
 use gmmu_sim::{AccessKind, Bus, Client, Config, Gpu, Notes, Watched};
 use kinds::{Armed, Kind, Page, Step, KINDS};
@@ -49,8 +49,9 @@ struct Faulty {
     at: u64,
     made: u64,
     hit: bool,
-    /// Polls that an invalidate still takes.
+    /// Polls that an invalidate still takes, and how many more than usual a late one takes.
     late: u32,
+    delay: u32,
     window: u32,
 }
 
@@ -113,7 +114,7 @@ impl Bar0 for Faulty {
             Wrong::Poison => Ok(0xbadf_1301_badf_1301 & mask),
             Wrong::Gone => Ok(mask),
             Wrong::Late if self.hit => {
-                self.late = 1500;
+                self.late = self.delay;
                 Ok(TRIGGER)
             }
             Wrong::Late | Wrong::Unmoved => self.gpu.read(offset, width),
@@ -206,7 +207,7 @@ impl<F: Format> Rig<F> {
     fn new(setup: &Setup, kind: &'static Kind) -> Self {
         let Setup { model, apart } = setup;
         let gpu = Gpu::new(model).unwrap();
-        let bar0 = Faulty { gpu, wrong: Wrong::Refused, at: 0, made: 0, hit: false, late: 0, window: 0 };
+        let bar0 = Faulty { gpu, wrong: Wrong::Refused, at: 0, made: 0, hit: false, late: 0, delay: 1500, window: 0 };
         let mut mmio = Mmio::probe(bar0).unwrap();
         mmio.bar0().window = mmio.window().unwrap().offset();
         let pages = Pages { pool: Pool::new(MIB..4 * GIB), apart: *apart, out: BTreeSet::new() };
@@ -500,6 +501,63 @@ fn every_access<F: Format>(setup: &Setup, wrong: Wrong) {
     }
     println!("{} {wrong:?}: {met:?}", chip.name);
     assert!(met[Came::Unexecuted as usize] > 0 && met[Came::Through as usize] > 0);
+}
+
+/// Two written jobs under one invalidate, whose `n`-th access goes wrong: it stays owed by both.
+fn attempt_together<F: Format>(setup: &Setup, kind: &'static Kind, wrong: Wrong, n: u64) -> Came {
+    let when = format!("when access {n} of both is {wrong:?}");
+    let mut rig = Rig::<F>::new(setup, kind);
+    rig.assert_pages(false, "before");
+    let far = Step::Map(kinds::VA + 64 * GIB, 3 * 4096, Some(PageSize::Size4K));
+    let jobs = [rig.prepare(&kind.does).unwrap(), rig.prepare(&far).unwrap()];
+    let frames = jobs.each_ref().map(kinds::frames);
+    let mut jobs: Vec<Armed<'_>> = jobs.into_iter().zip(&frames).map(|(job, frames)| Armed::new(job, frames)).collect();
+    for job in &mut jobs {
+        job.write(&mut rig.mmio).unwrap();
+    }
+    rig.mmio.bar0().arm(wrong, n);
+    // Each of the two may look.
+    rig.mmio.bar0().delay = 2500;
+    let limits = rig.vmm.config().limits;
+    let mut came = Came::Through;
+    while let Err(why) = flush_all(&mut jobs, &mut rig.mmio, limits) {
+        came = Came::Unexecuted;
+        check_failure(wrong, why, &when);
+        jobs = jobs.into_iter().map(|job| job.finish().unwrap_err()).collect();
+        if wrong == Wrong::Gone {
+            let made = rig.mmio.bar0().made;
+            assert_eq!(flush_all(&mut jobs, &mut rig.mmio, limits), Err(why));
+            assert_eq!(rig.mmio.bar0().made, made, "the bus was touched");
+            return came;
+        }
+        rig.mmio.bar0().at = 0;
+    }
+    rig.mmio.bar0().arm(wrong, 0);
+    for job in jobs {
+        let receipt = job.execute(&mut rig.mmio).unwrap();
+        rig.commit(receipt);
+    }
+    rig.assert_pages(true, &when);
+    rig.assert_recount(&when);
+    assert!(matches!(rig.access(kinds::VA + 64 * GIB), Page::Leads { .. }));
+    came
+}
+
+#[test]
+fn every_access_of_a_shared_flush_goes_wrong_once() {
+    let setup = Setup::new("gh100");
+    for wrong in [Wrong::Refused, Wrong::Torn, Wrong::Poison, Wrong::Gone, Wrong::Late] {
+        let mut met = 0;
+        for kind in KINDS {
+            // A read and three writes to start it, and three looks.
+            for n in 1..=7 {
+                met += u64::from(attempt_together::<V3>(&setup, kind, wrong, n) == Came::Unexecuted);
+            }
+            assert_eq!(attempt_together::<V3>(&setup, kind, wrong, 12), Came::Through);
+        }
+        println!("{wrong:?}: {met}");
+        assert!(met >= KINDS.len() as u64 * 3);
+    }
 }
 
 /// Whether the job makes `n` accesses or more. Not every access can go wrong in every way.

@@ -10,7 +10,10 @@ use common::{World, GIB, MIB};
 use gmmu::addr::PageSize;
 use gmmu::device::TablePool;
 use gmmu::format::{Format, V2, V3};
-use gmmu::vmm::{CloseError, CommitError, ExecuteError, Flushed, Job, MapRequest, PrepareError, Receipt, State, Vmm};
+use gmmu::vmm::{
+    flush_all, poll_flush_all, CloseError, CommitError, ExecuteError, Flushed, Job, MapRequest, PrepareError, Receipt,
+    State, Vmm,
+};
 use gmmu_sim::{AccessKind, Client};
 use kinds::{Armed, Kind, Page, Step, KINDS};
 use std::collections::BTreeSet;
@@ -152,6 +155,44 @@ fn a_job_is_used_once() {
         commit(&mut world, job.finish().unwrap());
         assert_pages(&mut world, kind, |va| kind.page(va).1);
         world.assert_no_leak();
+    }
+}
+
+/// Jobs of two spaces do not share an invalidate; nor does one that is not written go along.
+#[test]
+fn only_written_jobs_of_one_space_share_a_flush() {
+    for kind in KINDS {
+        let (mut home, mut other) = (ready::<V3>("gh100", kind), World::<V3>::new("gh100"));
+        let root = other.pool.take(4096, None).unwrap();
+        other.vmm = Vmm::with_root(*other.vmm.config(), &mut other.mmio, root).unwrap();
+        let far = Step::Map(kinds::VA + 64 * GIB, 4096, None);
+        let jobs = [prepare(&mut home, &kind.does), prepare(&mut home, &far), prepare(&mut other, &far)];
+        let [job, near, foreign] = jobs;
+        let frames = kinds::frames(&job);
+        let mut jobs = vec![Armed::new(job, &frames), Armed::Plain(near)];
+        let limits = home.vmm.config().limits;
+        jobs[0].write(&mut home.mmio).unwrap();
+        home.gpu().reset_counts();
+        assert_eq!(poll_flush_all(&mut jobs, &mut home.mmio), Err(ExecuteError::NotWritten), "{}", kind.name);
+        assert_eq!(flush_all(&mut jobs, &mut home.mmio, limits), Err(ExecuteError::NotWritten));
+        jobs[1].write(&mut home.mmio).unwrap();
+        home.gpu().reset_counts();
+        jobs.push(Armed::Plain(foreign));
+        jobs[2].write(&mut other.mmio).unwrap();
+        assert_eq!(poll_flush_all(&mut jobs, &mut home.mmio), Err(ExecuteError::OtherSpace), "{}", kind.name);
+        assert_eq!(flush_all(&mut jobs, &mut home.mmio, limits), Err(ExecuteError::OtherSpace));
+        assert_eq!(home.gpu().counts().invalidates, 0);
+        let foreign = jobs.pop().unwrap();
+        let receipt = foreign.execute(&mut other.mmio).unwrap();
+        commit(&mut other, receipt);
+        flush_all(&mut jobs, &mut home.mmio, limits).unwrap();
+        assert_eq!(home.gpu().counts().invalidates, 1);
+        for job in jobs {
+            let receipt = job.execute(&mut home.mmio).unwrap();
+            commit(&mut home, receipt);
+        }
+        assert_pages(&mut home, kind, |va| kind.page(va).1);
+        home.assert_no_leak();
     }
 }
 

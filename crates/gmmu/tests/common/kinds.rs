@@ -328,7 +328,10 @@ impl<'f> Armed<'f> {
 
 impl AsMut<Job> for Armed<'_> {
     fn as_mut(&mut self) -> &mut Job {
-        either!(self, job => job.as_mut())
+        match self {
+            Self::Plain(job) => job,
+            Self::Ready(ready) => ready.as_mut(),
+        }
     }
 }
 
