@@ -12,7 +12,7 @@ use gmmu::chip::Chip;
 use gmmu::device::{Bar0, Clock, DeviceError, NoTableMemory, Run, TablePool, Width};
 use gmmu::format::{Format, V2, V3};
 use gmmu::mmio::Mmio;
-use gmmu::vmm::{flush_all, Backed, CloseError, ExecuteError, Job, MapRequest, PrepareError, Receipt, Vmm};
+use gmmu::vmm::{flush_all, Backed, CloseError, ExecuteError, Flushed, Job, MapRequest, PrepareError, Receipt, Vmm};
 use gmmu::walk::{Cursor, Event, View};
 use gmmu_sim::{AccessKind, Bus, Client, Config, Gpu, Notes, Watched};
 use kinds::{Armed, Kind, Page, Step, KINDS};
@@ -501,6 +501,67 @@ fn every_access<F: Format>(setup: &Setup, wrong: Wrong) {
     }
     println!("{} {wrong:?}: {met:?}", chip.name);
     assert!(met[Came::Unexecuted as usize] > 0 && met[Came::Through as usize] > 0);
+}
+
+/// A job written three entries at a time, and looked after without waiting: the step that goes wrong is repeated. Whether
+/// the job made `n` accesses or more.
+fn attempt_in_steps<F: Format>(setup: &Setup, kind: &'static Kind, wrong: Wrong, n: u64) -> bool {
+    let when = format!("when access {n} of a job in steps is {wrong:?}");
+    let mut rig = Rig::<F>::new(setup, kind);
+    rig.assert_pages(false, "before");
+    let job = rig.prepare(&kind.does).unwrap();
+    let rounds = job.rounds();
+    let frames = kinds::frames(&job);
+    let mut job = Armed::new(job, &frames);
+    rig.mmio.bar0().arm(wrong, n);
+    let mut failures = 0;
+    let mut written = false;
+    loop {
+        let step = if written {
+            job.poll_flush(&mut rig.mmio).map(|flushed| match flushed {
+                Flushed::Pending => false,
+                Flushed::NextRound | Flushed::Done => {
+                    written = false;
+                    flushed == Flushed::Done
+                }
+            })
+        } else {
+            job.write_some(&mut rig.mmio, 3).map(|all| {
+                written = all;
+                false
+            })
+        };
+        match step {
+            Ok(true) => break,
+            Ok(false) => {}
+            Err(why) => {
+                failures += 1;
+                check_failure(wrong, why, &when);
+                rig.assert_halfway(rounds, &when);
+                rig.mmio.bar0().at = 0;
+            }
+        }
+    }
+    let made = rig.mmio.bar0().made;
+    assert!(failures <= 1, "{when}");
+    let receipt = job.finish().unwrap();
+    rig.commit(receipt);
+    rig.assert_pages(true, &when);
+    rig.assert_recount(&when);
+    made >= n
+}
+
+#[test]
+fn every_step_of_a_job_goes_wrong_once() {
+    let setup = Setup::new("gh100").apart();
+    for wrong in [Wrong::Refused, Wrong::Torn, Wrong::Poison, Wrong::Late, Wrong::Unmoved] {
+        for kind in KINDS {
+            let mut n = 1;
+            while attempt_in_steps::<V3>(&setup, kind, wrong, n) {
+                n += if n < 24 { 1 } else { 1 + n / 12 };
+            }
+        }
+    }
 }
 
 /// Two written jobs under one invalidate, whose `n`-th access goes wrong: it stays owed by both.

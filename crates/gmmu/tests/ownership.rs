@@ -7,14 +7,14 @@ mod common;
 mod kinds;
 
 use common::{World, GIB, MIB};
-use gmmu::addr::PageSize;
+use gmmu::addr::{PageSize, Pfn};
 use gmmu::device::TablePool;
 use gmmu::format::{Format, V2, V3};
 use gmmu::vmm::{
     flush_all, poll_flush_all, CloseError, CommitError, ExecuteError, Flushed, Job, MapRequest, PrepareError, Receipt,
     State, Vmm,
 };
-use gmmu_sim::{AccessKind, Client};
+use gmmu_sim::{AccessKind, Client, Config};
 use kinds::{Armed, Kind, Page, Step, KINDS};
 use std::collections::BTreeSet;
 
@@ -320,5 +320,62 @@ fn jobs_of_every_kind_have_dependents() {
         pool.give(root, 4096);
         notes.tell(mmio.bar0());
         assert_eq!(pool.inner().out, BTreeSet::new());
+    }
+}
+
+/// Origin weakness 7: while the invalidate of an unmap is owed, its addresses go to nobody, and its tables stay.
+#[test]
+fn origin_7_an_unmap_without_an_acknowledgement_keeps_addresses_and_tables() {
+    let model = Config { invalidate_polls: 2500, ..Config::chip("gh100") };
+    let mut world = World::<V3>::new("gh100");
+    for step in [Step::Map(kinds::VA, 4 * MIB, Some(PageSize::Size4K)), Step::Map(kinds::VA, 4 * MIB, None)] {
+        world = World::with(&model);
+        let mut map = prepare(&mut world, &step);
+        map.write(&mut world.mmio).unwrap();
+        while map.poll_flush(&mut world.mmio).unwrap() != Flushed::Done {}
+        commit(&mut world, map.finish().unwrap());
+        let range = step.range();
+        let unmap = prepare(&mut world, &Step::Unmap(range.clone()));
+        let out = world.pool.inner().out.clone();
+        let mut unmap = unmap.execute(&mut world.mmio).unwrap_err().job;
+        for again in 0..2 {
+            let anywhere = MapRequest::frames(1, PageSize::Size4K).within(range.clone());
+            assert!(matches!(world.prepare(&anywhere), Err(PrepareError::NoVa(_))), "attempt {again}");
+            let there = world.prepare(&MapRequest::frames(1, PageSize::Size4K).at(range.start)).unwrap();
+            let frames = [Pfn::new(1 << 20)];
+            let there = there.with_frames(&frames).unwrap();
+            let failed = there.execute(&mut world.mmio).unwrap_err();
+            assert_eq!(failed.why, ExecuteError::NotYet);
+            world.cancel(failed.job.into_job());
+            assert!(world.pool.inner().out.is_superset(&out), "attempt {again}");
+            match unmap.execute(&mut world.mmio) {
+                Err(failed) => unmap = failed.job,
+                Ok(receipt) => {
+                    commit(&mut world, receipt);
+                    break;
+                }
+            }
+        }
+        world.assert_faults(range.clone());
+        assert!(world.prepare(&MapRequest::frames(1, PageSize::Size4K).within(range)).is_ok());
+        assert_eq!(world.gpu().counts().invalidates, 2, "one for each job, however often it was waited for");
+    }
+    world.assert_clean();
+}
+
+/// Origin weaknesses 8 and 9: a space that is dropped, and not closed, gives back nothing that the GPU may reach.
+#[test]
+fn origin_8_9_a_dropped_space_frees_nothing() {
+    for kind in KINDS {
+        let mut world = ready::<V3>("gh100", kind);
+        let job = prepare(&mut world, &kind.does);
+        let receipt = execute(&mut world, job);
+        let World { mut mmio, mut pool, notes, vmm } = world;
+        let (out, writes) = (pool.inner().out.clone(), mmio.bar0().counts().writes);
+        drop(vmm);
+        drop(receipt);
+        notes.tell(mmio.bar0());
+        assert_eq!((&pool.inner().out, mmio.bar0().counts().writes), (&out, writes), "{}", kind.name);
+        assert_eq!(mmio.bar0().findings(), &[]);
     }
 }
