@@ -200,7 +200,7 @@ fn no_kind_of_job_calls_the_heap() {
 /// Heap calls of one job from its frames to its receipt.
 fn heap_calls<F: Format>(chip: &str, kind: &Kind, way: Way) -> [usize; 3] {
     let chip = Chip::by_name(chip).unwrap();
-    let config = SpaceConfig { chip, vram_bytes: 1 << 36, used_by: Use::Channel, limits: Limits::default() };
+    let config = SpaceConfig::new(chip, 1 << 36, Use::Channel);
     let (mut hardware, mut pool) = (Counter::default(), Bump(0));
     let mut space = Vmm::<F>::create(config, &mut hardware, &mut pool).unwrap();
     for step in kind.before {
@@ -237,7 +237,7 @@ fn a_heap_call_would_be_counted() {
 
 fn write_and_flush_never_call_the_heap() {
     let chip = Chip::by_name("gh100").unwrap();
-    let config = SpaceConfig { chip, vram_bytes: 1 << 36, used_by: Use::Channel, limits: Limits::default() };
+    let config = SpaceConfig::new(chip, 1 << 36, Use::Channel);
     let (mut hardware, mut pool) = (Counter::default(), Bump(0));
     let mut space = Vmm::<V3>::create(config, &mut hardware, &mut pool).unwrap();
 

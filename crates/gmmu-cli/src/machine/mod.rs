@@ -15,10 +15,9 @@ use std::ops::Range;
 
 use gmmu::addr::{PAGE_BYTES, PageSize, TableAddr, VramAddr};
 use gmmu::chip::Chip;
-use gmmu::device::{DeviceError, TablePool};
+use gmmu::device::{Bar0, DeviceError, TablePool};
 use gmmu::format::Format;
 use gmmu::mmio::Mmio;
-use gmmu::tlb::Limits;
 use gmmu::vmm::{CommitError, Job, MapRequest, Mapping, PrepareError, Receipt, SpaceConfig, Use, Vmm};
 use gmmu::vram::{Contiguous, Place, Request, State, TablePages, Vram};
 use gmmu_sim::{Client, Config, ConfigError, CpuPath, Gpu, Notes, SysPool, Watched};
@@ -222,8 +221,8 @@ impl Machine {
             // As the library refuses every other table of such a space.
             return Err(DeviceError::WrongAperture { at: tables.at(root.unwrap_or(0)) }.into());
         }
-        let limits = Limits::default();
-        let config = SpaceConfig { chip: self.mmio.chip(), vram_bytes: self.mmio.vram_bytes(), used_by, limits };
+        let whole_words = self.mmio.bar0().has_64bit();
+        let config = SpaceConfig { whole_words, ..SpaceConfig::new(self.mmio.chip(), self.mmio.vram_bytes(), used_by) };
         let made = match root {
             Some(root) => {
                 let root = tables.at(root);

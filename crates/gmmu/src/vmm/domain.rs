@@ -6,10 +6,10 @@
 //! is to be written follows from their differences.
 
 use super::execute::{Source, Write};
-use super::job::push_write;
 use super::journal::{bits, has_small_pages, Step};
 use super::plan::{one_word, Planner, DOMAIN_BYTES};
 use super::request::PrepareError;
+use super::rounds::push_write;
 use crate::addr::{PageSize, TableAddr};
 use crate::device::{Depth, Run, TablePool};
 use crate::format::{Format, Link, Slot, BIG_TABLE};

@@ -2,9 +2,9 @@
 
 use super::change::Target;
 use super::execute::{Source, Write};
-use super::job::push_write;
 use super::plan::{one_word, small, Planner, DOMAIN_BYTES};
 use super::request::PrepareError;
+use super::rounds::push_write;
 use crate::addr::{PageSize, TableAddr};
 use crate::device::{Acknowledge, Depth, Run, TablePool};
 use crate::format::{Format, Link, Slot, SMALL_TABLE};

@@ -2,11 +2,11 @@
 
 use super::domain::{Table, Turn};
 use super::execute::{Source, Write};
-use super::job::push_write;
 use super::journal::bits;
 use super::piece::Piece;
 use super::plan::{entry_at, small, Planner};
 use super::request::PrepareError;
+use super::rounds::push_write;
 use crate::addr::{PageSize, PAGE_BYTES};
 use crate::device::{Run, TablePool};
 use crate::format::{Format, BIG_TABLE, SMALL_TABLE};

@@ -7,10 +7,10 @@
 
 use super::change::{Change, Target};
 use super::execute::{Flush, Source, Write};
-use super::job::{push_write, OwnedRound};
 use super::journal::Journal;
 use super::piece::{Backed, Piece};
 use super::request::{Live, PrepareError};
+use super::rounds::{push_write, OwnedRound};
 use crate::addr::{PageSize, TableAddr};
 use crate::device::{Acknowledge, Depth, DeviceError, Invalidate, Run, Scope, TablePool};
 use crate::format::{EncodeError, Format, Link, Pte, Slot, DUAL_SHIFT};
@@ -95,6 +95,8 @@ pub(super) struct Setting<'a> {
     pub(super) scope: Scope,
     /// Whether 512M leaves need tables of invalid entries first.
     pub(super) tables_first: bool,
+    /// Whether an entry is written in one store.
+    pub(super) whole_words: bool,
 }
 
 /// The plan of one change in the making.
@@ -138,6 +140,9 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
     /// Plans the whole change.
     pub(super) fn plan(&mut self) -> Result<(), PrepareError> {
         let change = self.set.change;
+        if !self.set.whole_words && !change.old.is_empty() {
+            self.clear_torn()?;
+        }
         let (n, number) = self.descend()?;
         // All directories first: they lie together then, in front of the leaf tables.
         for target in change.new.iter() {
