@@ -1,7 +1,7 @@
 //! Several jobs under one invalidate.
 
 use super::job::{ExecuteError, Job};
-use crate::device::{Hardware, Invalidate, Invalidator, Poll};
+use crate::device::{Hardware, Invalidate, Invalidator, Poll, Ticket};
 use crate::regs;
 use crate::tlb::{wait, Limits};
 
@@ -29,14 +29,18 @@ pub fn poll_flush_all<J: AsMut<Job>, I: Invalidator>(
         None => None,
     };
     let mut all = Poll::Done;
+    let mut asked: Option<(Ticket, Poll)> = None;
     for job in jobs.iter_mut() {
         let job = job.as_mut();
         let Some(flush) = job.owed()? else { continue };
         flush.ticket = flush.ticket.or(ticket);
-        let done = match flush.ticket {
-            Some(ticket) => invalidator.poll(ticket)?,
-            None => Poll::Pending,
+        let done = match (flush.ticket, asked) {
+            (None, _) => Poll::Pending,
+            // One look for all that share it.
+            (Some(ticket), Some((before, answer))) if ticket == before => answer,
+            (Some(ticket), _) => invalidator.poll(ticket)?,
         };
+        asked = flush.ticket.map(|ticket| (ticket, done));
         if done == Poll::Pending {
             all = Poll::Pending;
         }

@@ -59,8 +59,15 @@ impl Overlay {
         Ok(())
     }
 
-    /// Copies what the records have in `range`, where that is not done yet.
+    /// Copies what the records have in `range`, where that is not done yet; pages over its borders are copied whole.
     fn load<F: Format>(&mut self, vmm: &Vmm<F>, range: Range<u64>) -> Result<(), PrepareError> {
+        let page_over = |va: u64| {
+            let (_, piece) = vmm.va.get(va).filter(|(whole, _)| whole.start < va)?;
+            let mask = piece.page.bytes() - 1;
+            Some((va & !mask, (va + mask) & !mask))
+        };
+        let start = page_over(range.start).map_or(range.start, |(start, _)| start);
+        let range = start..page_over(range.end).map_or(range.end, |(_, end)| end);
         let mut va = range.start;
         while va < range.end {
             let at = self.seek(va);
@@ -96,13 +103,6 @@ impl Overlay {
     /// Lets a part begin at `va`. A larger page that lies over it is cut; where the tables have that page, its other parts
     /// fault while that is done.
     fn cut<F: Format>(&mut self, vmm: &Vmm<F>, va: u64, live: Live) -> Result<(), PrepareError> {
-        let Some((whole, piece)) = vmm.va.get(va) else { return self.split(va) };
-        let mask = piece.page.bytes() - 1;
-        let page = va & !mask..(va & !mask) + mask + 1;
-        if page.start != va && whole.start < va {
-            // All of the page changes its size.
-            self.load(vmm, page)?;
-        }
         let Some(part) = self.parts.get(self.seek(va)).filter(|part| part.range.start < va).cloned() else {
             return Ok(());
         };

@@ -256,7 +256,9 @@ impl<F: Format> Vmm<F> {
                 // The last page too must be within the format, or the steps would run out of the address field.
                 let last = to.checked_add(range.end - range.start - PAGE_BYTES).ok_or(PrepareError::Overflow)?;
                 F::encode_pte(&leaf(last))?;
-                if let Some(before) = change.new.last_mut().filter(|before| before.range.end == range.start) {
+                if let Some(before) =
+                    change.new.last_mut().filter(|before| !before.kept && before.range.end == range.start)
+                {
                     if before.piece.continues(range.start - before.range.start, &piece) {
                         before.range.end = range.end;
                         return Ok(());

@@ -338,6 +338,9 @@ impl Job {
         let round = self.body.round;
         let Body { rounds, cursor, frame_shift, after, token, .. } = &mut *self.body;
         let Some(OwnedRound { leaves, links, .. }) = rounds.get(round) else { return Ok(true) };
+        if budget == 0 {
+            return Ok(cursor.is_done());
+        }
         if *cursor == Cursor::default() {
             check_predecessors(after)?;
         }

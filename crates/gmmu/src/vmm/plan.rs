@@ -198,17 +198,13 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
         while va < range.end {
             let start = va & !(span - 1);
             let end = start.saturating_add(span);
-            if let Some(target) = self.target_at(va).filter(|target| leaf_level::<F>(target.piece.page) == n) {
+            if let Some(target) = self.target_at(va).filter(|target| target.piece.page.bytes() == span) {
                 let stretch = va..target.range.end.min(range.end);
-                if target.kept {
-                    va = self.next_touched(stretch.end);
-                    continue;
-                }
-                if target.piece.page.bytes() == span {
+                if !target.kept {
                     self.leaves(n, number, stretch.clone(), target)?;
-                    va = self.next_touched(stretch.end);
-                    continue;
                 }
+                va = self.next_touched(stretch.end);
+                continue;
             }
             if self.only_takes {
                 let gone = self.take_out(n, number, va..range.end)?;
