@@ -567,3 +567,21 @@ fn a_close_that_times_out_goes_on_with_its_invalidate() {
     }
     assert_eq!(mmio.bar0().counts().invalidates, 1);
 }
+
+/// 64K pages were lost where the range around them became sparse: the planner had passed over them, as it does over
+/// large pages that are kept, before it came to their domain.
+#[test]
+fn pages_of_leaf_tables_stay_where_their_range_becomes_sparse() {
+    for page in [PageSize::Size4K, PageSize::Size64K, PageSize::Size2M] {
+        let mut world = World::<V3>::new("gh100");
+        world.map(VA, DATA, page.bytes(), Some(page));
+        let job = world.prepare_sparse(VA..VA + 4 * MIB).unwrap();
+        world.finish(job);
+        world.assert_maps(VA..VA + page.bytes(), DATA);
+        let job = world.prepare_unsparse(VA..VA + 4 * MIB).unwrap();
+        world.finish(job);
+        world.assert_maps(VA..VA + page.bytes(), DATA);
+        world.assert_clean();
+        world.assert_no_leak();
+    }
+}
