@@ -211,7 +211,8 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
     pub(super) fn old_in(&self, range: Range<u64>) -> impl Iterator<Item = (Range<u64>, &'a Piece)> {
         let rest = self.set.change.old.get(self.old_at..).unwrap_or_default().iter();
         let Range { start, end } = range;
-        rest.take_while(move |(old, _)| old.start < end)
+        rest.skip_while(move |(old, _)| old.end <= start)
+            .take_while(move |(old, _)| old.start < end)
             .map(move |(old, piece)| (old.start.max(start)..old.end.min(end), piece))
     }
 
@@ -219,7 +220,8 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
     pub(super) fn new_in(&self, range: Range<u64>) -> impl Iterator<Item = (Range<u64>, &'a Target)> {
         let rest = self.set.change.new.get(self.new_at..).unwrap_or_default().iter();
         let Range { start, end } = range;
-        rest.take_while(move |target| target.range.start < end)
+        rest.skip_while(move |target| target.range.end <= start)
+            .take_while(move |target| target.range.start < end)
             .map(move |target| (target.range.start.max(start)..target.range.end.min(end), target))
     }
 
