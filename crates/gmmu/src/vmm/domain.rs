@@ -8,7 +8,7 @@
 use super::execute::{Source, Write};
 use super::job::push_write;
 use super::journal::{bits, has_small_pages, Step};
-use super::plan::{Planner, DOMAIN_BYTES};
+use super::plan::{one_word, Planner, DOMAIN_BYTES};
 use super::request::PrepareError;
 use crate::addr::{PageSize, TableAddr};
 use crate::device::{Depth, Run, TablePool};
@@ -136,7 +136,7 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
         let little =
             if adds[1] { self.add_table(Half::Small, small_at, turn.open1, turn.after.smalls)? } else { little };
         if drop[1] {
-            self.drop_table(small_at)?;
+            self.drop_table(small_at, turn.joined() != 0)?;
         } else if let Some(table) = little {
             self.write_small(&turn, &table)?;
             let chunks = if owns { turn.open0 ^ turn.open1 } else { turn.affected };
@@ -145,7 +145,7 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
         }
         let big = if adds[0] { self.add_table(Half::Big, big_at, 0, turn.after.bigs)? } else { big };
         if drop[0] {
-            self.drop_table(big_at)?;
+            self.drop_table(big_at, turn.cut() != 0)?;
         } else if let Some(table) = big {
             self.write_big(&turn, &table)?;
             let used = turn.after.bigs - turn.before.bigs;
@@ -246,10 +246,17 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
         Ok(Some(Table { number, at, used, open, added: true }))
     }
 
-    /// Takes a table off its half of the dual entry. It is freed when the job is committed.
-    fn drop_table(&mut self, place: Place) -> Result<(), PrepareError> {
+    /// Takes a table off its half of the dual entry. It is freed when the job is committed. Where entries of the other
+    /// size take the place of valid ones in it, it goes a round `before` them.
+    fn drop_table(&mut self, place: Place, before: bool) -> Result<(), PrepareError> {
         self.held.journal.hang(self.tree, place, 1, Child::Empty);
-        self.link(place, 0, Depth::UpToPde0)
+        if !before {
+            return self.link(place, 0, Depth::UpToPde0);
+        }
+        let at = self.tree.word_at(place).ok_or(PrepareError::Overflow)?;
+        push_write(&mut self.clear.links, one_word(at, 0))?;
+        self.clear.deepen(Depth::UpToPde0);
+        Ok(())
     }
 }
 

@@ -4,6 +4,7 @@ use super::domain::{Table, Turn};
 use super::execute::{Source, Write};
 use super::job::push_write;
 use super::journal::bits;
+use super::piece::Piece;
 use super::plan::{entry_at, small, Planner};
 use super::request::PrepareError;
 use crate::addr::{PageSize, PAGE_BYTES};
@@ -107,7 +108,8 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
         let bit = 1 << chunk;
         let page_of = |va: u64| 1u32 << ((va - span.start) >> SMALL_TABLE.shift);
         let mut pages = 0;
-        for (live, _) in self.set.va.overlapping(span.clone()) {
+        let small = |(_, piece): &(Range<u64>, &Piece)| piece.page == PageSize::Size4K;
+        for (live, _) in self.set.va.overlapping(span.clone()).filter(small) {
             for va in (live.start.max(span.start)..live.end.min(span.end)).step_by(PAGE) {
                 pages |= page_of(va);
             }
