@@ -40,6 +40,9 @@ impl Backed {
     }
 }
 
+/// Where v2 goes on with a peer's address in another field (`COMPTAGLINE`), so that no run of entries may cross it.
+const PEER_FIELD_BYTES: u64 = 1 << 37;
+
 /// A piece of a mapping: contiguous in addresses and memory, of one page size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
@@ -63,7 +66,17 @@ impl Piece {
 
     /// Whether `next` goes on where this piece, `bytes` long, ends.
     pub(crate) fn continues(&self, bytes: u64, next: &Self) -> bool {
-        self.skip(bytes) == *next
+        self.skip(bytes) == *next && next.field_left() != PEER_FIELD_BYTES
+    }
+
+    /// Bytes up to where no run of entries goes on; v2, whose peers' addresses are in two fields, has no larger pages.
+    const fn field_left(&self) -> u64 {
+        match self.to {
+            Backed::Memory(PhysAddr { aperture: Aperture::Peer(_), raw }) if self.page.bytes() < PEER_FIELD_BYTES => {
+                PEER_FIELD_BYTES - (raw & (PEER_FIELD_BYTES - 1))
+            }
+            _ => u64::MAX,
+        }
     }
 }
 
@@ -128,15 +141,13 @@ impl Sizes {
                 Backed::Frames { .. } => va,
             };
             let (page, bytes) = self.choose(va, to, left);
+            let piece = Piece { page, ..rest };
             let start = va;
-            va += bytes;
-            Some((start..va, Piece { page, ..rest }))
+            va += bytes.min(piece.field_left());
+            Some((start..va, piece))
         })
     }
 }
-
-/// Where v2 goes on with a peer's address in another field (`COMPTAGLINE`), so that no run of entries may cross it.
-const PEER_FIELD_BYTES: u64 = 1 << 37;
 
 /// The pieces of a request placed at an address, in order.
 #[derive(Clone, Debug)]
@@ -175,11 +186,9 @@ impl Iterator for Pieces<'_> {
                 let (extent, rest) = extents.split_first()?;
                 let to = extent.to.checked_add(self.offset)?;
                 let left = extent.bytes.checked_sub(self.offset).filter(|left| *left > 0)?;
-                let near = match to.aperture {
-                    Aperture::Peer(_) => left.min(PEER_FIELD_BYTES - (to.raw & (PEER_FIELD_BYTES - 1))),
-                    Aperture::Vram | Aperture::SysCoherent | Aperture::SysNonCoherent => left,
-                };
-                let (page, bytes) = self.sizes.choose(va, to.raw, near);
+                let (page, bytes) = self.sizes.choose(va, to.raw, left);
+                let piece = Piece { page, to: Backed::Memory(to), kind: self.kind, flags: self.flags, mapping: va };
+                let bytes = bytes.min(piece.field_left());
                 if bytes == left {
                     self.backing = Backing::Extents(rest);
                     self.offset = 0;
