@@ -118,8 +118,10 @@ impl Wants {
         let mut first = 0;
         if let Some(last) = self.list.last_mut() {
             first = last.first + last.pages;
-            // Two parts of one cut page share its frame.
-            if last.mapping == mapping && last.page == page && last.va <= start && start <= last.behind() {
+            // Two parts of one cut page share its frame. Mappings that follow one another at one address may differ in what
+            // their frames can reach.
+            let alike = last.mapping == mapping && last.page == page && last.end == end;
+            if alike && last.va <= start && start <= last.behind() {
                 let index = (start - last.va) >> page.shift();
                 last.pages = last.pages.max(index + pages);
                 return Ok(last.first + index);
