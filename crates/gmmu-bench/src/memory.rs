@@ -3,8 +3,7 @@
 use std::hint::black_box;
 
 use gmmu::addr::{Pfn, TableAddr};
-use gmmu::device::{Clock, DeviceError, Invalidate, Invalidator, Poll, Run, TableMemory, TableRead, Ticket};
-use gmmu::vmm::execute::Template;
+use gmmu::device::{Clock, DeviceError, Encoding, Invalidate, Invalidator, Poll, Run, TableMemory, TableRead, Ticket};
 
 /// Video memory from address 0 on that the CPU stores to directly, and a GPU that forgets at once.
 #[derive(Debug)]
@@ -26,20 +25,6 @@ impl Memory {
         let slice = first.checked_add(words).and_then(|last| self.0.get_mut(first..last));
         slice.ok_or(DeviceError::OutOfRange { at, bytes: words as u64 * 8, end })
     }
-
-    /// The least that scattered entries cost: the list read, each frame encoded, each entry stored. In both formats an entry
-    /// grows by a power of two from frame to frame.
-    ///
-    /// # Errors
-    /// [`DeviceError::OutOfRange`].
-    pub fn encode(&mut self, at: TableAddr, template: Template, frames: &[Pfn]) -> Result<(), DeviceError> {
-        let Template { base, step } = template;
-        let shift = step.trailing_zeros() % u64::BITS;
-        for (word, frame) in self.slice(at, frames.len())?.iter_mut().zip(frames) {
-            *word = base.wrapping_add(frame.raw() << shift);
-        }
-        Ok(())
-    }
 }
 
 /// The store loop, for jobs and for the limit alike: plain enough for compilers to use wide stores. There is one copy of
@@ -53,6 +38,14 @@ fn store(words: &mut [u64], Run { first, step, .. }: Run) {
     for word in words {
         *word = next;
         next = next.wrapping_add(step);
+    }
+}
+
+/// The same of scattered entries: the list read, each frame encoded, each entry stored.
+#[inline(never)]
+fn encode(words: &mut [u64], how: Encoding, frames: &[Pfn]) {
+    for (word, frame) in words.iter_mut().zip(frames) {
+        *word = how.word(*frame);
     }
 }
 
@@ -71,6 +64,11 @@ impl TableMemory for Memory {
 
     fn write_words(&mut self, at: TableAddr, words: &[u64]) -> Result<(), DeviceError> {
         self.slice(at, words.len())?.copy_from_slice(words);
+        Ok(())
+    }
+
+    fn write_frames(&mut self, at: TableAddr, how: Encoding, frames: &[Pfn]) -> Result<(), DeviceError> {
+        encode(self.slice(at, frames.len())?, how, frames);
         Ok(())
     }
 

@@ -47,7 +47,11 @@ impl Model {
         let Self { memory, tlb, decoder, op, shortcut, epoch, .. } = self;
         let mut stale: [Option<Stale>; STEPS] = [None; STEPS];
         let mut steps = 0;
-        let mut fetch = |level, at| {
+        let mut in_sys = None;
+        let mut fetch = |level, at: TableAddr| {
+            if class == Class::Hub && !at.is_vram() {
+                in_sys = in_sys.or(Some(at));
+            }
             let fetched = tlb.fetch(memory, decoder, context, level, at, *op)?;
             if fetched.stale.is_some() {
                 stale[steps % STEPS] = fetched.stale;
@@ -68,6 +72,9 @@ impl Model {
             }
             Err(miss) => Err(miss),
         };
+        if let Some(at) = in_sys {
+            self.judge_bar_table(pdb, Some(va), at);
+        }
         if stale[0].is_some() {
             self.shortcut = None;
             self.judge_stale(pdb, va, &result, &stale);
@@ -137,7 +144,11 @@ impl Model {
     }
 
     fn data_space(&self, to: PhysAddr, bytes: usize) -> Result<Space, FaultType> {
-        let space = Space::of_page(to).ok_or(FaultType::UnsupportedAperture)?;
+        let space = Space::of_page(to);
+        // A peer without memory is one without a link.
+        if matches!(space, Space::Peer(_)) && self.memory.end(space) == 0 {
+            return Err(FaultType::UnsupportedAperture);
+        }
         let end = to.raw.checked_add(bytes as u64).ok_or(FaultType::Region)?;
         if end > self.memory.end(space) {
             return Err(FaultType::Region);

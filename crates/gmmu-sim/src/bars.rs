@@ -177,6 +177,9 @@ impl Bar {
                 root.bars = root.bars.saturating_add(1);
                 root.instance = Some(instance);
             }
+            if !pdb.is_vram() {
+                model.judge_bar_table(pdb, None, pdb);
+            }
         }
     }
 }

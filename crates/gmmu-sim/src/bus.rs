@@ -140,7 +140,7 @@ impl Gpu {
     }
 
     fn register(&mut self, offset: u32) -> u32 {
-        if offset == Window::register(self.chip) {
+        if offset == Window::register(self.chip) && !self.chip.integrated {
             return self.window.read();
         }
         if let Some(value) = self.bars.read(self.chip.layout, offset) {
@@ -172,7 +172,7 @@ impl Gpu {
 
     fn set_register(&mut self, offset: u32, value: u32) {
         let chip = self.chip;
-        if offset == Window::register(chip) {
+        if offset == Window::register(chip) && !chip.integrated {
             self.counts.window_moves += u64::from(self.window.write(chip, value));
             return;
         }
@@ -183,6 +183,9 @@ impl Gpu {
             regs::UFLUSH_FB_FLUSH => self.flush.write(chip.layout, value),
             regs::INVALIDATE_PDB | regs::INVALIDATE_UPPER_PDB | regs::INVALIDATE => {
                 let started = self.invalidate.write(&mut self.model, offset, value, self.invalidate_polls);
+                if started {
+                    self.model.judge_drained();
+                }
                 self.counts.invalidates += u64::from(started);
             }
             _ => {

@@ -51,8 +51,11 @@ pub struct ChipModel {
     pub has_512m: bool,
     /// Whether a PD2 entry can be a leaf of 256 GiB.
     pub has_256g: bool,
-    /// Whether the chip has no video memory of its own. [`Gpu::new`](crate::Gpu::new) refuses such chips so far.
+    /// Whether the chip has no video memory of its own, and no window on it: tables and pages lie in system memory.
     pub integrated: bool,
+    /// Width of a system memory address that the chip's MMU puts on the bus
+    /// (`NV_CHIP_EXTENDED_SYSTEM_PHYSICAL_ADDRESS_BITS` of `hwproject.h`).
+    pub sys_bits: u32,
     pub(crate) fb_size: FbSize,
     pub(crate) layout: Layout,
     /// Width of the base field of the window register; the unit is 64 KiB.
@@ -68,6 +71,12 @@ impl ChipModel {
             (MmuVersion::V3, 0x18) => 256 * GIB,
             (MmuVersion::V3, _) => 288 * GIB,
         }
+    }
+
+    /// First bus address of system memory that the chip cannot reach.
+    #[must_use]
+    pub const fn sys_max(&self) -> u64 {
+        1 << self.sys_bits
     }
 
     /// Width of a virtual address in bits: 49 or 57.
@@ -112,6 +121,7 @@ const fn chip(name: &'static str, architecture: u8, implementation: u8) -> ChipM
         has_512m: true,
         has_256g: false,
         integrated: false,
+        sys_bits: 47,
         fb_size: FbSize::UsableMb,
         layout: Layout::Bus,
         window_bits: 24,
@@ -123,7 +133,13 @@ const fn turing(name: &'static str, implementation: u8) -> ChipModel {
 }
 
 const fn v3(name: &'static str, architecture: u8, implementation: u8, window_bits: u32) -> ChipModel {
-    ChipModel { mmu: MmuVersion::V3, layout: Layout::Xal, window_bits, ..chip(name, architecture, implementation) }
+    ChipModel {
+        mmu: MmuVersion::V3,
+        layout: Layout::Xal,
+        window_bits,
+        sys_bits: 52,
+        ..chip(name, architecture, implementation)
+    }
 }
 
 const fn big_blackwell(name: &'static str, implementation: u8) -> ChipModel {
@@ -158,7 +174,7 @@ pub(crate) const CHIPS: &[ChipModel] = &[
     big_blackwell("gb102", 2),
     big_blackwell("gb110", 3),
     big_blackwell("gb112", 4),
-    integrated("gb10b", 0x1a, 0xb),
+    ChipModel { sys_bits: 41, ..integrated("gb10b", 0x1a, 0xb) },
     v3("gb202", 0x1b, 2, 23),
     v3("gb203", 0x1b, 3, 23),
     v3("gb205", 0x1b, 5, 23),
@@ -174,8 +190,10 @@ pub(crate) fn find(name: &str, vram: u64) -> Result<&'static ChipModel, ConfigEr
         .iter()
         .find(|chip| chip.name == name)
         .ok_or_else(|| ConfigError::UnknownChip { name: name.to_owned(), known: known() })?;
-    if chip.integrated {
-        return Err(ConfigError::Integrated { name: chip.name });
+    match (chip.integrated, vram) {
+        (true, 0) => return Ok(chip),
+        (true, bytes) => return Err(ConfigError::Integrated { name: chip.name, bytes }),
+        (false, _) => {}
     }
     if vram == 0 || vram % MIB != 0 {
         return Err(ConfigError::VramNotMebibytes { bytes: vram });
@@ -190,7 +208,7 @@ pub(crate) fn find(name: &str, vram: u64) -> Result<&'static ChipModel, ConfigEr
 }
 
 fn known() -> String {
-    CHIPS.iter().filter(|chip| !chip.integrated).map(|chip| chip.name).collect::<Vec<_>>().join(" ")
+    CHIPS.iter().map(|chip| chip.name).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -215,7 +233,8 @@ mod tests {
 
     #[test]
     fn refusals_name_the_reason() {
-        assert!(matches!(find("gb10b", GIB), Err(ConfigError::Integrated { name: "gb10b" })));
+        assert!(matches!(find("gb10b", GIB), Err(ConfigError::Integrated { name: "gb10b", bytes: GIB })));
+        assert!(find("gb10b", 0).is_ok_and(|chip| chip.sys_max() == 1 << 41));
         assert!(matches!(find("gx999", GIB), Err(ConfigError::UnknownChip { .. })));
         assert!(matches!(find("gh100", 0), Err(ConfigError::VramNotMebibytes { .. })));
         assert!(matches!(find("gh100", GIB + 4096), Err(ConfigError::VramNotMebibytes { .. })));

@@ -190,9 +190,7 @@ impl Gpu {
             Slot::Bar2(va) => match self.bars.bound(Which::Bar2) {
                 Bound::Virtual { pdb, .. } => {
                     let found = self.model.translate(Class::Hub, pdb, va).ok();
-                    found
-                        .filter(|found| !found.sparse)
-                        .and_then(|found| Space::of_page(found.to).map(|s| (s, found.to.raw)))
+                    found.filter(|found| !found.sparse).map(|found| (Space::of_page(found.to), found.to.raw))
                 }
                 Bound::Physical => Some((Space::Vram, va)),
                 Bound::Nothing => None,

@@ -17,8 +17,13 @@ pub struct Config {
     /// Lower-case name of the chip, one of [`Gpu::chips`](crate::Gpu::chips).
     pub chip: String,
     /// Video memory in bytes: a multiple of 1 MiB, at most [`ChipModel::vram_max`](crate::ChipModel::vram_max), and what the chip's size register
-    /// can express.
+    /// can express. 0 on an integrated chip, and only there.
     pub vram: u64,
+    /// System memory: bus addresses from 0 up to here are memory, as far as the chip reaches
+    /// ([`ChipModel::sys_max`](crate::ChipModel::sys_max)). What is not written takes no memory of the host.
+    pub sys: u64,
+    /// Memory of the other GPUs in bytes, by the number that leaf entries name them with; 0 where there is no link.
+    pub peers: [u64; 8],
     /// Width of the bus.
     pub bus: Bus,
     /// Where all that is arbitrary comes from.
@@ -32,11 +37,14 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// A `gh100` with 96 GiB on a 64-bit bus, seed 0, two polls for an invalidate, one for a bind, 64 GiB of BAR1.
+    /// A `gh100` with 96 GiB on a 64-bit bus, all the system memory that it reaches and no peers, seed 0, two polls for
+    /// an invalidate, one for a bind, 64 GiB of BAR1.
     fn default() -> Self {
         Self {
             chip: "gh100".to_owned(),
             vram: 96 * chip::GIB,
+            sys: u64::MAX,
+            peers: [0; 8],
             bus: Bus::Bits64,
             seed: 0,
             invalidate_polls: 2,
@@ -47,10 +55,12 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The default with another chip.
+    /// The default with another chip; without video memory where the chip has none.
     #[must_use]
     pub fn chip(name: &str) -> Self {
-        Self { chip: name.to_owned(), ..Self::default() }
+        let integrated = chip::CHIPS.iter().any(|chip| chip.name == name && chip.integrated);
+        let default = Self::default();
+        Self { chip: name.to_owned(), vram: if integrated { 0 } else { default.vram }, ..default }
     }
 }
 
@@ -67,10 +77,12 @@ pub enum ConfigError {
         known: String,
     },
     /// The chip has no video memory of its own.
-    #[error("{name} is an integrated GPU without video memory: its page tables lie in system memory, which is not modelled yet")]
+    #[error("{name} is an integrated GPU: it has no video memory of its own, and cannot have {bytes} bytes of it")]
     Integrated {
         /// The chip.
         name: &'static str,
+        /// What was asked for.
+        bytes: u64,
     },
     /// Not a positive multiple of 1 MiB.
     #[error("{bytes} bytes of video memory: it must be a multiple of 1 MiB, and more than 0")]

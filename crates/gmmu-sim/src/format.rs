@@ -42,8 +42,8 @@ struct Address {
 struct Pointer {
     aperture: Field,
     address: Address,
-    /// Says "sparse" where the aperture is 0.
-    sparse: Field,
+    /// `VOL`, or bit 0 of `PCF`: the table is not cached in L2; says "sparse" where the aperture is 0.
+    vol: Field,
 }
 
 /// How an entry without VALID says what it is.
@@ -136,17 +136,17 @@ const V2: Tables = Tables {
     directory: Pointer {
         aperture: APERTURE,
         address: Address { vram: field("ADDRESS_VID", 32, 8), sys: field("ADDRESS_SYS", 53, 8), shift: 12 },
-        sparse: field("VOL", 3, 3),
+        vol: field("VOL", 3, 3),
     },
     big_half: Pointer {
         aperture: field("APERTURE_BIG", 2, 1),
         address: Address { vram: field("ADDRESS_BIG_VID", 32, 4), sys: field("ADDRESS_BIG_SYS", 53, 4), shift: 8 },
-        sparse: field("VOL_BIG", 3, 3),
+        vol: field("VOL_BIG", 3, 3),
     },
     small_half: Pointer {
         aperture: field("APERTURE_SMALL", 2, 1),
         address: Address { vram: field("ADDRESS_SMALL_VID", 32, 8), sys: field("ADDRESS_SMALL_SYS", 53, 8), shift: 12 },
-        sparse: field("VOL_SMALL", 3, 3),
+        vol: field("VOL_SMALL", 3, 3),
     },
     leaf: Leaf {
         aperture: APERTURE,
@@ -180,17 +180,17 @@ const V3: Tables = Tables {
     directory: Pointer {
         aperture: APERTURE,
         address: Address { vram: field("ADDRESS", 51, 12), sys: field("ADDRESS", 51, 12), shift: 12 },
-        sparse: field("PCF", 3, 3),
+        vol: field("PCF", 3, 3),
     },
     big_half: Pointer {
         aperture: field("APERTURE_BIG", 2, 1),
         address: Address { vram: field("ADDRESS_BIG", 51, 8), sys: field("ADDRESS_BIG", 51, 8), shift: 8 },
-        sparse: field("PCF_BIG", 3, 3),
+        vol: field("PCF_BIG", 3, 3),
     },
     small_half: Pointer {
         aperture: field("APERTURE_SMALL", 2, 1),
         address: Address { vram: field("ADDRESS_SMALL", 51, 12), sys: field("ADDRESS_SMALL", 51, 12), shift: 12 },
-        sparse: field("PCF_SMALL", 3, 3),
+        vol: field("PCF_SMALL", 3, 3),
     },
     leaf: Leaf {
         aperture: APERTURE,
@@ -267,6 +267,10 @@ pub(crate) enum Dual {
 }
 
 impl Dual {
+    pub(crate) const fn is_leaf(self) -> bool {
+        matches!(self, Self::Leaf)
+    }
+
     pub(crate) const fn maps(self) -> bool {
         matches!(self, Self::Leaf | Self::Sparse)
     }
@@ -349,7 +353,7 @@ impl Decoder {
         }
         match pointer(&self.tables.directory, word) {
             Some(table) => Directory::Table(table),
-            None if self.tables.directory.sparse.is_set(word) => Directory::Sparse,
+            None if self.tables.directory.vol.is_set(word) => Directory::Sparse,
             None => Directory::Absent,
         }
     }
@@ -361,7 +365,7 @@ impl Decoder {
         let big = pointer(&self.tables.big_half, lo);
         let small = pointer(&self.tables.small_half, hi);
         // The big half alone decides, and only where neither half points anywhere.
-        if big.is_none() && small.is_none() && self.tables.big_half.sparse.is_set(lo) {
+        if big.is_none() && small.is_none() && self.tables.big_half.vol.is_set(lo) {
             return Dual::Sparse;
         }
         Dual::Tables { big, small }
@@ -409,6 +413,13 @@ impl Decoder {
             acd: set(&leaf.acd),
         };
         Mapping { to, kind: (leaf.kind.get(word) & 0xff) as u8, flags }
+    }
+
+    /// Whether an entry that points to memory points to system memory, and lets L2 keep what it finds there. Directory
+    /// entries, their halves and leaves have both fields at the same bits, and code system memory alike.
+    pub(crate) const fn keeps_sys(&self, word: u64) -> bool {
+        let leaf = &self.tables.leaf;
+        leaf.aperture.get(word) >= 2 && !leaf.vol.is_set(word)
     }
 
     /// The table that the word at word `slot` of a directory points to, whichever half of an entry it is.
@@ -461,8 +472,11 @@ mod tests {
             assert_apart(&[all.as_slice(), &[leaf.address.vram, leaf.peer]].concat());
             assert_apart(&[all.as_slice(), &[leaf.address.sys]].concat());
             for pointer in [&tables.directory, &tables.big_half, &tables.small_half] {
-                assert_apart(&[tables.valid, pointer.aperture, pointer.sparse, pointer.address.vram]);
-                assert_apart(&[tables.valid, pointer.aperture, pointer.sparse, pointer.address.sys]);
+                // `keeps_sys` looks at any of them.
+                assert_eq!((pointer.aperture.hi, pointer.aperture.lo), (leaf.aperture.hi, leaf.aperture.lo));
+                assert_eq!((pointer.vol.hi, pointer.vol.lo), (leaf.vol.hi, leaf.vol.lo));
+                assert_apart(&[tables.valid, pointer.aperture, pointer.vol, pointer.address.vram]);
+                assert_apart(&[tables.valid, pointer.aperture, pointer.vol, pointer.address.sys]);
             }
         }
     }

@@ -8,14 +8,17 @@ use crate::counts::Counts;
 use crate::fault::Buffer;
 use crate::format::Decoder;
 use crate::invalidate::Invalidate;
-use crate::memory::Space;
+use crate::memory::{Ends, Space};
 use crate::model::Model;
 use crate::pramin::Window;
 use crate::regs;
 use crate::sanitizer::Finding;
 use crate::store::Origin;
-use gmmu::addr::TableAddr;
+use gmmu::addr::{PeerId, TableAddr};
 use gmmu::device::{DeviceError, TableRead};
+
+/// No peer has more memory than the widest address field can name (`NV_MMU_VER3_PTE_ADDRESS`).
+const PEER_MAX: u64 = 1 << 52;
 
 /// A software GPU. Its registers are reached through [`Bar0`](gmmu::device::Bar0), its time is
 /// [`Clock`](gmmu::device::Clock).
@@ -46,10 +49,15 @@ impl Gpu {
     /// [`ConfigError`] says what is wrong with the chip or its memory.
     pub fn new(config: &Config) -> Result<Self, ConfigError> {
         let chip = chip::find(&config.chip, config.vram)?;
+        let ends = Ends {
+            vram: config.vram,
+            sys: config.sys.min(chip.sys_max()),
+            peers: config.peers.map(|bytes| bytes.min(PEER_MAX)),
+        };
         Ok(Self {
             chip,
             bus: config.bus,
-            model: Model::new(Decoder::new(chip), config.vram),
+            model: Model::new(Decoder::new(chip), ends),
             window: Window::default(),
             bars: Bars::default(),
             invalidate: Invalidate::default(),
@@ -67,7 +75,7 @@ impl Gpu {
         })
     }
 
-    /// All chips, oldest first, those too which [`new`](Self::new) refuses.
+    /// All chips, oldest first.
     #[must_use]
     pub const fn chips() -> &'static [ChipModel] {
         chip::CHIPS
@@ -83,6 +91,12 @@ impl Gpu {
     #[must_use]
     pub const fn vram_bytes(&self) -> u64 {
         self.model.memory.end(Space::Vram)
+    }
+
+    /// First bus address that is no system memory, or that the chip cannot reach.
+    #[must_use]
+    pub const fn sys_end(&self) -> u64 {
+        self.model.memory.end(Space::Sys)
     }
 
     /// Bytes of the BAR1 aperture.
@@ -196,6 +210,11 @@ impl Gpu {
         self.model.memory.read(Space::Sys, at, bytes);
     }
 
+    /// Reads a peer's memory without a trace. Bytes beyond its end read 0xff.
+    pub fn peek_peer(&self, peer: PeerId, at: u64, bytes: &mut [u8]) {
+        self.model.memory.read(Space::Peer(peer), at, bytes);
+    }
+
     /// The 64-bit word around `at` in either memory, without a trace; all-ones outside of it.
     #[must_use]
     pub fn peek_word(&self, at: TableAddr) -> u64 {
@@ -212,9 +231,23 @@ impl Gpu {
         self.model.store_bytes(Origin::Tables, Space::Sys, at, bytes);
     }
 
+    /// Writes a peer's memory, as the peer does. Not counted; beyond the end dropped.
+    pub fn load_peer(&mut self, peer: PeerId, at: u64, bytes: &[u8]) {
+        self.model.store_bytes(Origin::Data, Space::Peer(peer), at, bytes);
+    }
+
     /// The 4 KiB pages of video memory that hold anything but zeros: (address, bytes), by address.
     pub fn vram_pages(&self) -> impl Iterator<Item = (u64, [u8; 4096])> + '_ {
-        self.model.memory.populated(Space::Vram).map(|(at, words)| {
+        self.pages(Space::Vram)
+    }
+
+    /// The same of system memory.
+    pub fn sys_pages(&self) -> impl Iterator<Item = (u64, [u8; 4096])> + '_ {
+        self.pages(Space::Sys)
+    }
+
+    fn pages(&self, space: Space) -> impl Iterator<Item = (u64, [u8; 4096])> + '_ {
+        self.model.memory.populated(space).map(|(at, words)| {
             let mut bytes = [0; 4096];
             for (place, word) in bytes.chunks_exact_mut(8).zip(words) {
                 place.copy_from_slice(&word.to_le_bytes());

@@ -23,6 +23,8 @@ pub(crate) struct Root {
     pub(crate) bars: u8,
     /// The instance block that names it, as far as the driver told.
     pub(crate) instance: Option<TableAddr>,
+    /// A BAR was found to use it with tables in system memory.
+    pub(crate) bar_told: bool,
 }
 
 /// A table: page, first word in it, level.
@@ -110,9 +112,19 @@ impl Model {
         }
         self.live += 1;
         let live = Live { first: place.first, level, parents: 1, via, root, recent: None };
-        self.memory.cell_mut(place.cell).tables.push(live);
-        self.judge_initialised(place);
-        if level >= PD0 && self.memory.cell(place.cell).words.is_some() {
+        let cell = self.memory.cell_mut(place.cell);
+        cell.tables.push(live);
+        cell.named(at);
+        let initialised = self.judge_initialised(place);
+        self.judge_ordered(place);
+        if self.memory.cell(place.cell).words.is_none() {
+            return;
+        }
+        // Of garbage it was said that it is garbage.
+        if initialised {
+            self.judge_caching(place, place.first..place.first + self.decoder.table_words(level));
+        }
+        if level >= PD0 {
             for slot in place.first..place.first + self.decoder.table_words(level) {
                 if let Some((target, below)) = self.target(place, slot) {
                     self.link(target, below, Some(Link { cell: place.cell, slot }), root);
@@ -146,7 +158,7 @@ impl Model {
     }
 
     /// The table, and its level, that a word of a live directory points to now.
-    fn target(&self, place: Place, slot: u16) -> Option<(TableAddr, u8)> {
+    pub(crate) fn target(&self, place: Place, slot: u16) -> Option<(TableAddr, u8)> {
         let cell = self.memory.cell(place.cell);
         let word = cell.word(slot);
         if place.level > PD0 {
@@ -172,6 +184,9 @@ impl Model {
             if to < place.first || from >= place.first + self.decoder.table_words(place.level) {
                 continue;
             }
+            let end = place.first + self.decoder.table_words(place.level);
+            let slots = changes.iter().map(|&(slot, _)| slot).filter(|slot| (place.first..end).contains(slot));
+            self.judge_caching(place, slots);
             match (place.level, changes) {
                 (SMALL | BIG, _) => self.leaves_changed(place, changes),
                 (PD0, &[(slot, old)]) => self.dual_changed(place, slot, old),
@@ -190,6 +205,10 @@ impl Model {
             return;
         }
         self.dual_sizes(place, slot, before, after, old);
+        if before.is_leaf() {
+            // The leaf hid what the other half says.
+            self.judge_caching(place, std::iter::once(slot | 1));
+        }
         let halves = |dual| match dual {
             Dual::Tables { big, small } => [(big, BIG, slot & !1), (small, SMALL, slot | 1)],
             Dual::Leaf | Dual::Sparse => [(None, BIG, slot & !1), (None, SMALL, slot | 1)],
@@ -227,13 +246,13 @@ impl Model {
         }
     }
 
-    /// Rule: a table that becomes reachable has been written, all of it that its level uses.
-    fn judge_initialised(&mut self, place: Place) {
+    /// Rule: a table that becomes reachable has been written, all of it that its level uses. Whether it was.
+    fn judge_initialised(&mut self, place: Place) -> bool {
         let cell = self.memory.cell(place.cell);
         let words = self.decoder.table_words(place.level);
         let missing = cell.missing(2 * u32::from(place.first), 2 * u32::from(words));
         if missing == 0 {
-            return;
+            return true;
         }
         let unwritten = |&slot: &u16| cell.missing(2 * u32::from(slot), 2) > 0;
         let first = (place.first..place.first + words).find(unwritten).unwrap_or(place.first);
@@ -249,6 +268,7 @@ impl Model {
         self.report.add(finding);
         // Said once.
         self.memory.cell_mut(place.cell).written(2 * u32::from(place.first), 2 * u32::from(words));
+        false
     }
 
     /// The live directory that holds `link`'s word and is the parent of a table of `level`.
@@ -282,6 +302,7 @@ mod tests {
     use super::*;
     use crate::chip::{find, GIB};
     use crate::format::Decoder;
+    use crate::memory::Ends;
     use crate::rng::mix;
     use crate::store::{Origin, Source};
     use std::collections::BTreeMap;
@@ -335,7 +356,7 @@ mod tests {
     fn the_graph_is_what_a_fresh_look_finds() {
         for seed in 0..20 {
             let chip = find("gb100", GIB).expect("a chip");
-            let mut model = Model::new(Decoder::new(chip), GIB);
+            let mut model = Model::new(Decoder::new(chip), Ends { vram: GIB, sys: 0, peers: [0; 8] });
             let roots = [0, 1].map(|number| TableAddr::vram(table(model.decoder.top(), number)));
             for step in 0..3000u64 {
                 let random = mix(seed, step);

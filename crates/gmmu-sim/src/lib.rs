@@ -2,7 +2,8 @@
 //!
 //! [`Gpu`] is the card. A driver reaches it as it reaches a real one: through the registers of BAR0
 //! ([`gmmu::device::Bar0`]), with the PRAMIN window on memory, the invalidate and BAR block registers, and the fault
-//! buffer; its time ([`gmmu::device::Clock`]) is a model's. A test reaches more: it lets engines access memory through
+//! buffer, and through system memory, to which the CPU stores by itself ([`CpuMemory`]); its time
+//! ([`gmmu::device::Clock`]) is a model's. A test reaches more: it lets engines access memory through
 //! the MMU ([`Gpu::access`], [`Gpu::load`], [`Gpu::store`]), looks without a trace ([`Gpu::peek_translate`],
 //! [`Gpu::peek_vram`]), counts what the driver cost ([`Gpu::counts`]) and asks what it did wrong ([`Gpu::findings`]).
 //!
@@ -37,6 +38,7 @@ mod pramin;
 mod regs;
 
 // Memory, and every change of it.
+mod cpu;
 mod memory;
 mod store;
 
@@ -56,18 +58,22 @@ mod invalidate;
 // The sanitizer: its rules, what it is told, which tables are live, and the sizes with which addresses translate.
 pub mod sanitizer;
 
+mod caching;
 mod graph;
 mod notes;
 mod sizes;
+mod syspool;
 mod watch;
 
 pub use chip::{ChipModel, MmuVersion};
 pub use config::{Bus, Config, ConfigError};
 pub use counts::Counts;
+pub use cpu::{CpuMemory, CpuPath};
 pub use fault::{AccessKind, Client, Fault, FaultType};
 pub use format::Flags;
 pub use gpu::{Gpu, Peek};
 pub use memory::Space;
 pub use mmu::Translated;
 pub use sanitizer::{Finding, Rule, Severity};
+pub use syspool::SysPool;
 pub use watch::{Notes, Watched};

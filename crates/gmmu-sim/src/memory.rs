@@ -1,4 +1,4 @@
-//! Sparse memory: video memory, and the part of system memory that the GPU was pointed at.
+//! Sparse memory: video memory, the part of system memory that the GPU was pointed at, and the memory of its peers.
 //!
 //! A page of 4 KiB exists once it was written or looked at by the MMU. On the page hangs all that the model knows of
 //! it (what caches hold of its words, which tables lie in it, which words were not written since it was taken), so
@@ -6,7 +6,7 @@
 
 use crate::graph::Live;
 use crate::tlb::Record;
-use gmmu::addr::{Aperture, PhysAddr, SysAddr, TableAddr};
+use gmmu::addr::{Aperture, PeerId, PhysAddr, SysAddr, TableAddr};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
@@ -14,9 +14,6 @@ use std::hash::{BuildHasherDefault, Hasher};
 pub(crate) const PAGE: u64 = 4096;
 /// 64-bit words in it.
 pub(crate) const WORDS: usize = 512;
-/// System memory ends here: what the widest address field (`NV_MMU_VER3_PTE_ADDRESS`) can name.
-pub(crate) const SYS_END: u64 = 1 << 52;
-
 /// Which memory an address is an offset into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Space {
@@ -24,7 +21,16 @@ pub enum Space {
     Vram,
     /// System memory, by bus address. Coherent and non-coherent accesses reach the same bytes.
     Sys,
+    /// The memory of another GPU, as this one reaches it.
+    Peer(PeerId),
 }
+
+/// Flat addresses have the space above this bit, and the byte address below: 0 is video memory, 1 system memory, 8 and
+/// more are peers.
+const SPACE_SHIFT: u32 = 60;
+const RAW: u64 = (1 << SPACE_SHIFT) - 1;
+const SYS_TAG: u64 = 1;
+const PEER_TAG: u64 = 8;
 
 impl Space {
     pub(crate) const fn of(at: TableAddr) -> Self {
@@ -34,29 +40,33 @@ impl Space {
         }
     }
 
-    /// The memory that a page lies in; `None` for a peer's.
-    pub(crate) const fn of_page(to: PhysAddr) -> Option<Self> {
+    /// The memory that a page lies in.
+    pub(crate) const fn of_page(to: PhysAddr) -> Self {
         match to.aperture {
-            Aperture::Vram => Some(Self::Vram),
-            Aperture::SysCoherent | Aperture::SysNonCoherent => Some(Self::Sys),
-            Aperture::Peer(_) => None,
+            Aperture::Vram => Self::Vram,
+            Aperture::SysCoherent | Aperture::SysNonCoherent => Self::Sys,
+            Aperture::Peer(peer) => Self::Peer(peer),
         }
     }
 
-    /// One number for a byte address of either space.
+    /// One number for a byte address of any space. No memory reaches as far as the tag: what does, meets at its end.
     pub(crate) const fn flat(self, raw: u64) -> u64 {
-        match self {
-            Self::Vram => raw,
-            Self::Sys => raw | 1 << 63,
-        }
+        let raw = if raw > RAW { RAW } else { raw };
+        let tag = match self {
+            Self::Vram => 0,
+            Self::Sys => SYS_TAG,
+            Self::Peer(peer) => PEER_TAG + peer.raw() as u64,
+        };
+        tag << SPACE_SHIFT | raw
     }
 
-    /// The way back from [`flat`](Self::flat). Which kind of system memory it was is not kept: coherent.
+    /// The way back from [`flat`](Self::flat), for where tables are: never with a peer. Which kind of system memory it
+    /// was is not kept: coherent.
     pub(crate) const fn unflat(flat: u64) -> TableAddr {
-        if flat >> 63 == 0 {
+        if flat >> SPACE_SHIFT == 0 {
             TableAddr::vram(flat)
         } else {
-            TableAddr::SysCoherent(SysAddr::new(flat & !(1 << 63)))
+            TableAddr::SysCoherent(SysAddr::new(flat & RAW))
         }
     }
 }
@@ -76,8 +86,12 @@ pub(crate) struct Cell {
     /// Tables in it that can be reached from a root.
     pub(crate) tables: Vec<Live>,
     pub(crate) unwritten: Option<Box<Unwritten>>,
+    /// Of these, the ones that the CPU wrote since its latest ordering point, and the number of that point.
+    unordered: Option<Box<(u64, Unwritten)>>,
     /// Given back and not taken again.
     pub(crate) freed: bool,
+    /// A page of system memory that was last named as not coherent.
+    pub(crate) non_coherent: bool,
 }
 
 impl Cell {
@@ -89,9 +103,17 @@ impl Cell {
         self.words.get_or_insert_with(|| Box::new([0; WORDS]))
     }
 
-    /// Address of a word of this page.
+    /// Address of a word of this page, as a table's, in the aperture that the page was last named with.
     pub(crate) const fn at(&self, slot: u16) -> TableAddr {
-        Space::unflat((self.frame << 12) + 8 * slot as u64)
+        match Space::unflat((self.frame << 12) + 8 * slot as u64) {
+            TableAddr::SysCoherent(at) if self.non_coherent => TableAddr::SysNonCoherent(at),
+            at => at,
+        }
+    }
+
+    /// Notes how a table in this page is named, for findings.
+    pub(crate) const fn named(&mut self, at: TableAddr) {
+        self.non_coherent = matches!(at, TableAddr::SysNonCoherent(_));
     }
 
     /// Notes that 32-bit units `from .. from + count` were written.
@@ -105,6 +127,28 @@ impl Cell {
         if unwritten.iter().all(|&bits| bits == 0) {
             self.unwritten = None;
         }
+    }
+
+    /// Notes that the CPU is about to write 32-bit units `from .. from + count` behind its ordering point `fence`. Only
+    /// those that held nothing matter: what is linked before them may be read without them.
+    pub(crate) fn unordered(&mut self, fence: u64, from: u32, count: u32) {
+        let Some(unwritten) = &self.unwritten else { return };
+        let (since, units) = &mut **self.unordered.get_or_insert_with(|| Box::new((fence, [0; 16])));
+        if *since != fence {
+            (*since, *units) = (fence, [0; 16]);
+        }
+        for_bits(from, count, |part, mask| {
+            if let (Some(bits), Some(new)) = (units.get_mut(part), unwritten.get(part)) {
+                *bits |= new & mask;
+            }
+        });
+    }
+
+    /// The first of the 32-bit units `from .. from + count` that the CPU wrote first behind its ordering point `fence`.
+    pub(crate) fn first_unordered(&self, fence: u64, from: u32, count: u32) -> Option<u32> {
+        let (_, units) = self.unordered.as_deref().filter(|(since, _)| *since == fence)?;
+        (from..from.saturating_add(count))
+            .find(|&at| units.get((at / 64) as usize).is_some_and(|bits| bits >> (at % 64) & 1 != 0))
     }
 
     /// Notes that 32-bit units `from .. from + count` hold nothing yet.
@@ -164,7 +208,15 @@ impl Hasher for FrameHasher {
 /// A map from numbers of pages or parts of pages. Its order must never matter.
 pub(crate) type FrameMap<V> = HashMap<u64, V, BuildHasherDefault<FrameHasher>>;
 
-/// Both memories.
+/// First address that is not memory, by space.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ends {
+    pub(crate) vram: u64,
+    pub(crate) sys: u64,
+    pub(crate) peers: [u64; 8],
+}
+
+/// All memories.
 #[derive(Debug)]
 pub(crate) struct Memory {
     /// A page, once here, stays at its place: its number may be kept.
@@ -172,7 +224,7 @@ pub(crate) struct Memory {
     index: FrameMap<u32>,
     /// Pages asked for lately, (frame, page): a walk asks for the same few again and again.
     lately: [(u64, u32); LATELY],
-    vram_bytes: u64,
+    ends: Ends,
 }
 
 /// Places in the memory of recent look-ups, a power of two.
@@ -184,15 +236,16 @@ const fn lately(frame: u64) -> usize {
 }
 
 impl Memory {
-    pub(crate) fn new(vram_bytes: u64) -> Self {
-        Self { cells: Vec::new(), index: FrameMap::default(), lately: [(u64::MAX, 0); LATELY], vram_bytes }
+    pub(crate) fn new(ends: Ends) -> Self {
+        Self { cells: Vec::new(), index: FrameMap::default(), lately: [(u64::MAX, 0); LATELY], ends }
     }
 
     /// First address of `space` that does not exist.
     pub(crate) const fn end(&self, space: Space) -> u64 {
         match space {
-            Space::Vram => self.vram_bytes,
-            Space::Sys => SYS_END,
+            Space::Vram => self.ends.vram,
+            Space::Sys => self.ends.sys,
+            Space::Peer(peer) => self.ends.peers[(peer.raw() & 7) as usize],
         }
     }
 
@@ -270,11 +323,12 @@ impl Memory {
 
     /// The pages of `space` that hold anything but zeros, by address.
     pub(crate) fn populated(&self, space: Space) -> impl Iterator<Item = (u64, &[u64; WORDS])> {
+        let tag = space.flat(0) >> SPACE_SHIFT;
         let mut pages: Vec<_> = self
             .cells
             .iter()
-            .filter(|cell| Space::of(cell.at(0)) == space)
-            .filter_map(|cell| cell.words.as_deref().map(|words| (cell.at(0).raw(), words)))
+            .filter(|cell| cell.frame << 12 >> SPACE_SHIFT == tag)
+            .filter_map(|cell| cell.words.as_deref().map(|words| (cell.frame << 12 & RAW, words)))
             .filter(|(_, words)| words.iter().any(|&word| word != 0))
             .collect();
         pages.sort_unstable_by_key(|&(at, _)| at);

@@ -3,7 +3,7 @@
 use crate::access::Shortcut;
 use crate::format::Decoder;
 use crate::graph::{Place, Root};
-use crate::memory::Memory;
+use crate::memory::{Ends, Memory};
 use crate::sanitizer::{Finding, Report, Rule};
 use crate::tlb::Tlb;
 use std::collections::BTreeMap;
@@ -27,14 +27,18 @@ pub(crate) struct Model {
     pub(crate) live: u32,
     /// Directories in which some entry translated at a size that a cache may still hold.
     pub(crate) recent: Vec<Place>,
+    /// Ordering points of the CPU's stores to system memory so far.
+    pub(crate) fence: u64,
+    /// The CPU has stored to system memory since it last waited for its stores.
+    pub(crate) undrained: bool,
     /// Words that a store to leaf tables changed: (slot, word before). Kept for its memory.
     pub(crate) changes: Vec<(u16, u64)>,
 }
 
 impl Model {
-    pub(crate) fn new(decoder: Decoder, vram_bytes: u64) -> Self {
+    pub(crate) fn new(decoder: Decoder, ends: Ends) -> Self {
         Self {
-            memory: Memory::new(vram_bytes),
+            memory: Memory::new(ends),
             tlb: Tlb::default(),
             decoder,
             report: Report::default(),
@@ -44,6 +48,8 @@ impl Model {
             roots: BTreeMap::new(),
             live: 0,
             recent: Vec::new(),
+            fence: 0,
+            undrained: false,
             changes: Vec::new(),
         }
     }

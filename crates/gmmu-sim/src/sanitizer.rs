@@ -21,6 +21,20 @@
 //!   large leaf. Where whole directory tables are exchanged for others, only large leaves are compared with what was
 //!   and is below.
 //! * [`Rule::InvalidateWhileRunning`]: an invalidate was triggered while an earlier one ran. It is ignored.
+//! * [`Rule::CachedSysTable`]: an entry of a live directory points to a table in system memory, and is not volatile
+//!   (v2: `VOL`, v3: an uncached `PCF`). The GPU's L2 may then keep words of the table that no invalidate drops. Judged
+//!   when the entry is stored, or its directory becomes live; of several entries in one store the first is reported.
+//! * [`Rule::CachedNonCoherentPage`]: a leaf entry of a live table maps non-coherent system memory, and is not volatile.
+//!   Judged like the rule before.
+//! * [`Rule::BarTableInSysMem`]: a BAR was bound to a root in system memory, or an access through a BAR read an entry in
+//!   system memory: a read of the CPU that makes the GPU read from the CPU can lock up the bus. Said once per root.
+//! * [`Rule::PublishedUnordered`]: a table in system memory became reachable, and some of its words were written for the
+//!   first time since `note_table_taken` by the CPU, with no ordering point
+//!   ([`TableMemory::order`](gmmu::device::TableMemory::order)) since: the MMU may find the table before its entries.
+//! * [`Rule::UndrainedStores`]: an invalidate was triggered while stores of the CPU to system memory had not been waited
+//!   for ([`TableMemory::drain`](gmmu::device::TableMemory::drain)): the MMU may read, and keep, what was there before.
+//!
+//! Tables are known by memory and address: system memory is one memory, coherent or not.
 
 use gmmu::addr::TableAddr;
 use std::fmt;
@@ -41,6 +55,16 @@ pub enum Rule {
     ValidToValid,
     /// `invalidate-while-running`
     InvalidateWhileRunning,
+    /// `cached-sys-table`
+    CachedSysTable,
+    /// `cached-noncoherent-page`
+    CachedNonCoherentPage,
+    /// `bar-table-in-sysmem`
+    BarTableInSysMem,
+    /// `published-unordered`
+    PublishedUnordered,
+    /// `undrained-stores`
+    UndrainedStores,
 }
 
 impl Rule {
@@ -54,6 +78,11 @@ impl Rule {
             Self::PublishedUninitialised => "published-uninitialised",
             Self::ValidToValid => "valid-to-valid",
             Self::InvalidateWhileRunning => "invalidate-while-running",
+            Self::CachedSysTable => "cached-sys-table",
+            Self::CachedNonCoherentPage => "cached-noncoherent-page",
+            Self::BarTableInSysMem => "bar-table-in-sysmem",
+            Self::PublishedUnordered => "published-unordered",
+            Self::UndrainedStores => "undrained-stores",
         }
     }
 }

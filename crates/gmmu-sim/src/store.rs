@@ -12,6 +12,8 @@ use gmmu::device::Run;
 pub(crate) enum Origin {
     /// Somebody who may write tables: PRAMIN, BAR2, a loader of images.
     Tables,
+    /// The CPU, into tables in system memory: its stores may arrive in any order between its ordering points.
+    Cpu,
     /// Somebody who writes data through the MMU: an engine, or the CPU through BAR1.
     Data,
 }
@@ -55,6 +57,9 @@ impl Model {
 
     fn store_in_page(&mut self, origin: Origin, number: u32, first: u16, count: u16, word_at: impl Fn(u16) -> u64) {
         let cell = self.memory.cell_mut(number);
+        if origin == Origin::Cpu {
+            cell.unordered(self.fence, 2 * u32::from(first), 2 * u32::from(count));
+        }
         cell.written(2 * u32::from(first), 2 * u32::from(count));
         if cell.cached.is_empty() && cell.tables.is_empty() {
             let words = cell.words_mut().iter_mut().skip(usize::from(first));

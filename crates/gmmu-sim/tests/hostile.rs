@@ -4,7 +4,7 @@
 mod common;
 use common::*;
 use gmmu::addr::{SysAddr, TableAddr};
-use gmmu::device::{Bar0, Clock, Run, Width};
+use gmmu::device::{Bar0, Clock, Run, TableMemory, Width};
 use gmmu_sim::{AccessKind, Bus, Client, Config, Gpu};
 use proptest::prelude::*;
 
@@ -33,12 +33,19 @@ fn entry(state: &mut u64, v3: bool) -> u64 {
 /// A mebibyte of garbage, then accesses and stores of every kind.
 fn torture(chip: &str, seed: u64, steps: u32) -> (Gpu, u64) {
     let bus = if seed % 2 == 0 { Bus::Bits64 } else { Bus::Bits32 };
-    let mut gpu = Gpu::new(&Config { vram: 1 << 24, bus, seed, ..Config::chip(chip) }).expect("a chip");
+    let default = Config::chip(chip);
+    let peers = [1 << 20, 0, u64::MAX, 0, 1, 0, 0, 0];
+    let config = Config { vram: default.vram.min(1 << 24), peers, bus, seed, ..default };
+    let mut gpu = Gpu::new(&config).expect("a chip");
     let v3 = gpu.chip().va_bits() == 57;
     let mut state = seed;
     for at in (0..1 << 20).step_by(8) {
         let word = entry(&mut state, v3);
-        gpu.load_vram(at, &word.to_le_bytes());
+        if gpu.chip().integrated {
+            gpu.load_sys(at, &word.to_le_bytes());
+        } else {
+            gpu.load_vram(at, &word.to_le_bytes());
+        }
     }
     let mut story = 0u64;
     for _ in 0..steps {
@@ -52,6 +59,7 @@ fn step(gpu: &mut Gpu, state: &mut u64, v3: bool) -> u64 {
     let pdb = match how % 8 {
         0 => TableAddr::SysCoherent(SysAddr::new(how >> 8)),
         1 => TableAddr::vram(how),
+        _ if gpu.chip().integrated => TableAddr::SysNonCoherent(SysAddr::new((how >> 8 & 0xff) << 12)),
         _ => TableAddr::vram((how >> 8 & 0xff) << 12),
     };
     let client = match how >> 60 {
@@ -85,7 +93,10 @@ fn step(gpu: &mut Gpu, state: &mut u64, v3: bool) -> u64 {
             gpu.write32(register, low).map_or(9, |()| 10)
         }
         12 => gpu.write32(0xb8_30b0, 1 << 31 | low).map_or(11, |()| 12),
-        13 => gpu.read32(0xb8_30b0).map_or(13, u64::from) + gpu.read(offset, Width::W64).unwrap_or(14),
+        13 => {
+            let polled = gpu.read32(0xb8_30b0).map_or(13, u64::from);
+            polled.wrapping_add(gpu.read(offset, Width::W64).unwrap_or(14))
+        }
         14 if how % 2 == 0 => {
             gpu.note_table_freed(pdb, how >> 50);
             15
@@ -95,6 +106,13 @@ fn step(gpu: &mut Gpu, state: &mut u64, v3: bool) -> u64 {
             gpu.note_root(pdb);
             16
         }
+        _ if how % 4 == 0 => {
+            let at = TableAddr::SysCoherent(SysAddr::new(if how % 32 == 0 { how } else { how >> 8 & 0xf_fff8 }));
+            let run = Run { first: entry(state, v3), step: 4096, count: (how >> 40 & 0x3ff) as u32 };
+            let mut cpu = gpu.cpu();
+            let _ = if how % 64 == 0 { cpu.order() } else { cpu.drain() };
+            cpu.write_run(at, run).map_or(18, |()| 19)
+        }
         _ => gpu.peek_translate(pdb, va).map_or(17, |found| found.to.raw),
     }
 }
@@ -103,7 +121,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(24) })]
 
     #[test]
-    fn garbage_is_survived(seed: u64, chip in prop::sample::select(vec!["tu102", "ga100", "gh100", "gb100"])) {
+    fn garbage_is_survived(seed: u64, chip in prop::sample::select(vec!["tu102", "ga100", "gh100", "gb100", "gb10b"])) {
         let (gpu, _) = torture(chip, seed, 400);
         prop_assert!(gpu.findings().len() <= 1024);
     }

@@ -172,7 +172,7 @@ fn directories_of_nvidias_own_words() {
 fn tables_in_system_memory() {
     for chip in BOTH {
         let mut driver = Driver::with_directories(chip);
-        let word = driver.pde(0x7000) & !6 | 4;
+        let word = driver.pde(0x7000) & !6 | 4 | 8;
         driver.write(PD0_HI, word);
         let pte = driver.pte(0x80_0000);
         driver.gpu.load_sys(0x7000, &pte.to_le_bytes());

@@ -230,20 +230,48 @@ impl Run {
 pub struct Encoding {
     /// The entry for frame 0.
     pub base: u64,
-    /// What the entry grows by from one 4 KiB frame to the next.
-    pub step: u64,
+    /// Where the frame number stands in the entry: its lowest bit, below 64.
+    pub shift: u32,
 }
 
 impl Encoding {
     /// The entry for `frame`.
     #[must_use]
+    #[inline]
     pub const fn word(self, frame: Pfn) -> u64 {
-        self.base.wrapping_add(frame.raw().wrapping_mul(self.step))
+        // A shift, since vectors of 64-bit words multiply slowly or not at all.
+        self.base.wrapping_add(frame.raw().wrapping_shl(self.shift))
     }
 }
 
 /// How many frames are encoded before they are handed on.
 const FRAMES_AT_ONCE: usize = 32;
+
+/// Hands the entries of `frames` on as words, some at a time.
+pub(crate) fn frames_as_words(
+    at: TableAddr,
+    how: Encoding,
+    frames: &[Pfn],
+    mut write: impl FnMut(TableAddr, &[u64]) -> Result<(), DeviceError>,
+) -> Result<(), DeviceError> {
+    let mut at = at;
+    let mut words = [0; FRAMES_AT_ONCE];
+    let mut chunks = frames.chunks_exact(FRAMES_AT_ONCE);
+    for chunk in &mut chunks {
+        for (word, frame) in words.iter_mut().zip(chunk) {
+            *word = how.word(*frame);
+        }
+        write(at, &words)?;
+        at = at.with_raw(at.raw().wrapping_add(size_of_val(&words) as u64));
+    }
+    for (word, frame) in words.iter_mut().zip(chunks.remainder()) {
+        *word = how.word(*frame);
+    }
+    match words.get(..chunks.remainder().len()) {
+        Some([]) | None => Ok(()),
+        Some(rest) => write(at, rest),
+    }
+}
 
 /// Memory that page tables can be read from: video memory, system memory, or an image of either.
 pub trait TableRead {
@@ -290,16 +318,7 @@ pub trait TableMemory: TableRead {
     /// # Errors
     /// As [`write_run`](Self::write_run).
     fn write_frames(&mut self, at: TableAddr, how: Encoding, frames: &[Pfn]) -> Result<(), DeviceError> {
-        let mut at = at;
-        let mut words = [0; FRAMES_AT_ONCE];
-        for chunk in frames.chunks(FRAMES_AT_ONCE) {
-            for (word, frame) in words.iter_mut().zip(chunk) {
-                *word = how.word(*frame);
-            }
-            self.write_words(at, words.get(..chunk.len()).unwrap_or_default())?;
-            at = at.with_raw(at.raw().wrapping_add(chunk.len() as u64 * 8));
-        }
-        Ok(())
+        frames_as_words(at, how, frames, |at, words| self.write_words(at, words))
     }
 
     /// Writes one word.
@@ -322,6 +341,64 @@ pub trait TableMemory: TableRead {
     /// # Errors
     /// The back end's own.
     fn drain(&mut self) -> Result<(), DeviceError>;
+}
+
+/// How the CPU reaches system memory beside the registers `B`: what [`Mmio`](crate::mmio::Mmio) needs for tables there.
+///
+/// Any [`TableMemory`] is such a way: memory that a driver has mapped by itself, whatever its registers. A way of its
+/// own needs only whose memory hangs on the object behind the registers, as a software GPU's does.
+///
+/// # Contract
+/// The memory's addresses are those of system memory alone. On plain cached memory of a coherent bus,
+/// [`order`](TableMemory::order) is a store fence, and [`drain`](TableMemory::drain) one that also holds back later
+/// accesses of BAR0. Memory that the GPU does not snoop is written back by both, or mapped uncached.
+pub trait SysPath<B: ?Sized> {
+    /// The memory, for the time of one access.
+    type Memory<'a>: TableMemory
+    where
+        Self: 'a,
+        B: 'a;
+
+    /// The memory of the system that `bar0` is in.
+    fn memory<'a>(&'a mut self, bar0: &'a mut B) -> Self::Memory<'a>;
+}
+
+impl<B: ?Sized, M: TableMemory> SysPath<B> for M {
+    type Memory<'a>
+        = &'a mut M
+    where
+        Self: 'a,
+        B: 'a;
+
+    fn memory<'a>(&'a mut self, _: &'a mut B) -> &'a mut M {
+        self
+    }
+}
+
+/// No way to system memory: every table address is [`WrongAperture`](DeviceError::WrongAperture), and there is nothing
+/// to order.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoSysMemory;
+
+impl TableRead for NoSysMemory {
+    fn read_words(&mut self, at: TableAddr, _: &mut [u64]) -> Result<(), DeviceError> {
+        Err(DeviceError::WrongAperture { at })
+    }
+}
+
+impl TableMemory for NoSysMemory {
+    fn write_run(&mut self, at: TableAddr, _: Run) -> Result<(), DeviceError> {
+        Err(DeviceError::WrongAperture { at })
+    }
+    fn write_words(&mut self, at: TableAddr, _: &[u64]) -> Result<(), DeviceError> {
+        Err(DeviceError::WrongAperture { at })
+    }
+    fn order(&mut self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+    fn drain(&mut self) -> Result<(), DeviceError> {
+        Ok(())
+    }
 }
 
 /// The shallowest table level in which an entry was written: how deep into the directory caches an invalidate has to
@@ -376,6 +453,16 @@ pub struct Invalidate {
     pub scope: Scope,
     /// What counts as done.
     pub ack: Acknowledge,
+}
+
+impl Invalidate {
+    /// One that does for both; `None` where they are of different address spaces.
+    #[must_use]
+    pub fn and(self, other: &Self) -> Option<Self> {
+        let scope = if self.scope == other.scope { self.scope } else { Scope::All };
+        let (depth, ack) = (self.depth.max(other.depth), self.ack.max(other.ack));
+        (self.pdb == other.pdb).then_some(Self { depth, scope, ack, ..self })
+    }
 }
 
 /// A submitted invalidate. Invalidates of one GPU finish in the order of their tickets.
@@ -456,6 +543,30 @@ impl<T: Bar0 + ?Sized> Bar0 for &mut T {
     }
     fn write_words(&mut self, offset: u32, words: &[u64]) -> Result<(), DeviceError> {
         (**self).write_words(offset, words)
+    }
+}
+
+impl<T: TableRead + ?Sized> TableRead for &mut T {
+    fn read_words(&mut self, at: TableAddr, words: &mut [u64]) -> Result<(), DeviceError> {
+        (**self).read_words(at, words)
+    }
+}
+
+impl<T: TableMemory + ?Sized> TableMemory for &mut T {
+    fn write_run(&mut self, at: TableAddr, run: Run) -> Result<(), DeviceError> {
+        (**self).write_run(at, run)
+    }
+    fn write_words(&mut self, at: TableAddr, words: &[u64]) -> Result<(), DeviceError> {
+        (**self).write_words(at, words)
+    }
+    fn write_frames(&mut self, at: TableAddr, how: Encoding, frames: &[Pfn]) -> Result<(), DeviceError> {
+        (**self).write_frames(at, how, frames)
+    }
+    fn order(&mut self) -> Result<(), DeviceError> {
+        (**self).order()
+    }
+    fn drain(&mut self) -> Result<(), DeviceError> {
+        (**self).drain()
     }
 }
 

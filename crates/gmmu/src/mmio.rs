@@ -2,23 +2,29 @@
 //!
 //! [`Mmio`] puts [`Window`] and [`Tlb`] over one register file, and so makes everything that a job needs out of two
 //! small traits. A card that left the bus is remembered: every later call answers at once.
+//!
+//! Tables may lie in system memory too, or only there: [`Mmio::probe_with`] takes the way to it, and every access goes
+//! where its address says. Integrated GPUs have no other way.
 
-use crate::addr::TableAddr;
+use crate::addr::{Pfn, TableAddr};
 use crate::chip::{Chip, UnknownChip};
 use crate::device::{
-    Bar0, Clock, DeviceError, Invalidate, Invalidator, Poll, Run, TableMemory, TableRead, Ticket, Width,
+    frames_as_words, Bar0, Clock, DeviceError, Encoding, Invalidate, Invalidator, NoSysMemory, Poll, Run, SysPath,
+    TableMemory, TableRead, Ticket, Width,
 };
 use crate::fb::{self, FbError};
 use crate::pramin::Window;
 use crate::regs;
 use crate::tlb::Tlb;
 
-/// A card reached through BAR0 alone.
+/// A card reached through BAR0, and the system memory beside it where `S` is a way to that.
 #[derive(Debug)]
-pub struct Mmio<B> {
+pub struct Mmio<B, S = NoSysMemory> {
     bar0: B,
+    sys: S,
     chip: &'static Chip,
-    window: Window,
+    /// None on a chip without video memory.
+    window: Option<Window>,
     tlb: Tlb,
     /// The error that showed that the card is gone.
     gone: Option<DeviceError>,
@@ -43,17 +49,35 @@ pub enum ProbeError {
 }
 
 impl<B: Bar0 + Clock> Mmio<B> {
-    /// Asks the card behind `bar0` who it is and how much memory it has. Only reads.
+    /// Asks the card behind `bar0` who it is and how much memory it has. Only reads. All tables have to lie in video
+    /// memory.
     ///
     /// # Errors
     /// [`ProbeError`].
-    pub fn probe(mut bar0: B) -> Result<Self, ProbeError> {
+    pub fn probe(bar0: B) -> Result<Self, ProbeError> {
+        let mmio = Self::probe_with(bar0, NoSysMemory)?;
+        match mmio.window {
+            Some(_) => Ok(mmio),
+            None => Err(ProbeError::NoWindow(mmio.chip.name)),
+        }
+    }
+}
+
+impl<B: Bar0 + Clock, S: SysPath<B>> Mmio<B, S> {
+    /// Asks the card behind `bar0` who it is and how much memory it has. Only reads. `sys` is the way to tables in
+    /// system memory; on a chip without video memory tables can lie nowhere else.
+    ///
+    /// # Errors
+    /// [`ProbeError`].
+    pub fn probe_with(mut bar0: B, sys: S) -> Result<Self, ProbeError> {
         let boot_0 = bar0.read32(regs::NV_PMC_BOOT_0)?;
         let boot_42 = bar0.read32(regs::NV_PMC_BOOT_42)?;
         let chip = Chip::identify(boot_0, boot_42)?;
-        let register = chip.window.ok_or(ProbeError::NoWindow(chip.name))?;
-        let vram_bytes = fb::vram_bytes(&mut bar0, chip)?;
-        Ok(Self { bar0, chip, window: Window::new(register, vram_bytes), tlb: Tlb::new(), gone: None })
+        let window = match chip.window {
+            Some(register) => Some(Window::new(register, fb::vram_bytes(&mut bar0, chip)?)),
+            None => None,
+        };
+        Ok(Self { bar0, sys, chip, window, tlb: Tlb::new(), gone: None })
     }
 
     /// What the card is.
@@ -62,10 +86,13 @@ impl<B: Bar0 + Clock> Mmio<B> {
         self.chip
     }
 
-    /// Bytes of video memory that can be reached.
+    /// Bytes of video memory that can be reached; 0 on a chip without.
     #[must_use]
     pub const fn vram_bytes(&self) -> u64 {
-        self.window.reach()
+        match &self.window {
+            Some(window) => window.reach(),
+            None => 0,
+        }
     }
 
     /// The registers.
@@ -73,10 +100,15 @@ impl<B: Bar0 + Clock> Mmio<B> {
         &mut self.bar0
     }
 
-    /// Where the PRAMIN window stands.
+    /// The way to system memory.
+    pub const fn sys(&mut self) -> &mut S {
+        &mut self.sys
+    }
+
+    /// Where the PRAMIN window stands; none on a chip without video memory.
     #[must_use]
-    pub const fn window(&self) -> &Window {
-        &self.window
+    pub const fn window(&self) -> Option<&Window> {
+        self.window.as_ref()
     }
 
     /// Puts the PRAMIN window back to where it stood, and hands the registers back.
@@ -84,7 +116,7 @@ impl<B: Bar0 + Clock> Mmio<B> {
     /// # Errors
     /// What the window register answers; the registers are handed back all the same.
     pub fn release(mut self) -> Result<B, (B, DeviceError)> {
-        match self.window.restore(&mut self.bar0) {
+        match self.window.as_mut().map_or(Ok(()), |window| window.restore(&mut self.bar0)) {
             Ok(()) => Ok(self.bar0),
             Err(error) => Err((self.bar0, error)),
         }
@@ -133,12 +165,14 @@ impl<B: Bar0 + Clock> Mmio<B> {
 
     /// Shows `at` in the window, after checking that `bytes` from there are video memory.
     fn reach(&mut self, at: TableAddr, bytes: u64) -> Result<(u32, u64), DeviceError> {
-        let TableAddr::Vram(vram) = at else { return Err(DeviceError::WrongAperture { at }) };
-        let end = self.window.reach();
+        let (TableAddr::Vram(vram), Some(window)) = (at, &mut self.window) else {
+            return Err(DeviceError::WrongAperture { at });
+        };
+        let end = window.reach();
         if vram.raw().checked_add(bytes).is_none_or(|last| last > end) {
             return Err(DeviceError::OutOfRange { at, bytes, end });
         }
-        self.window.show(&mut self.bar0, vram)
+        window.show(&mut self.bar0, vram)
     }
 
     /// Calls `part` with the BAR0 offset and the number of words for each stretch that one window position shows.
@@ -195,8 +229,11 @@ fn len(words: usize) -> u32 {
     u32::try_from(words).unwrap_or(u32::MAX)
 }
 
-impl<B: Bar0 + Clock> TableRead for Mmio<B> {
+impl<B: Bar0 + Clock, S: SysPath<B>> TableRead for Mmio<B, S> {
     fn read_words(&mut self, at: TableAddr, words: &mut [u64]) -> Result<(), DeviceError> {
+        if !at.is_vram() {
+            return self.alive(|mmio| mmio.sys.memory(&mut mmio.bar0).read_words(at, words));
+        }
         self.stretches(at, len(words.len()), |bar0, offset, from, count| {
             let wide = bar0.has_64bit();
             for (n, word) in (0..count).zip(words.iter_mut().skip(from as usize)) {
@@ -208,8 +245,11 @@ impl<B: Bar0 + Clock> TableRead for Mmio<B> {
     }
 }
 
-impl<B: Bar0 + Clock> TableMemory for Mmio<B> {
+impl<B: Bar0 + Clock, S: SysPath<B>> TableMemory for Mmio<B, S> {
     fn write_run(&mut self, at: TableAddr, run: Run) -> Result<(), DeviceError> {
+        if !at.is_vram() {
+            return self.alive(|mmio| mmio.sys.memory(&mut mmio.bar0).write_run(at, run));
+        }
         self.stretches(at, run.count, |bar0, offset, from, count| {
             let run = run.skip(from).take(count);
             if bar0.has_64bit() {
@@ -220,6 +260,9 @@ impl<B: Bar0 + Clock> TableMemory for Mmio<B> {
     }
 
     fn write_words(&mut self, at: TableAddr, words: &[u64]) -> Result<(), DeviceError> {
+        if !at.is_vram() {
+            return self.alive(|mmio| mmio.sys.memory(&mut mmio.bar0).write_words(at, words));
+        }
         self.stretches(at, len(words.len()), |bar0, offset, from, count| {
             let words = words.get(from as usize..).unwrap_or_default();
             let words = words.get(..count as usize).unwrap_or(words);
@@ -230,21 +273,32 @@ impl<B: Bar0 + Clock> TableMemory for Mmio<B> {
         })
     }
 
-    /// Nothing: PRAMIN's stores are uncached and arrive in order.
-    fn order(&mut self) -> Result<(), DeviceError> {
-        Ok(())
+    fn write_frames(&mut self, at: TableAddr, how: Encoding, frames: &[Pfn]) -> Result<(), DeviceError> {
+        if !at.is_vram() {
+            return self.alive(|mmio| mmio.sys.memory(&mut mmio.bar0).write_frames(at, how, frames));
+        }
+        frames_as_words(at, how, frames, |at, words| self.write_words(at, words))
     }
 
-    /// One read through the window, which pushes all earlier stores in front of it.
+    /// What system memory needs. PRAMIN needs nothing: its stores are uncached and arrive in order.
+    fn order(&mut self) -> Result<(), DeviceError> {
+        self.alive(|mmio| mmio.sys.memory(&mut mmio.bar0).order())
+    }
+
+    /// What system memory needs, and one read through the window, if it was ever used, which pushes all earlier stores
+    /// in front of it.
     fn drain(&mut self) -> Result<(), DeviceError> {
-        self.alive(|mmio| match mmio.window.base() {
-            Some(_) => mmio.bar0.read(regs::NV_PRAMIN, Width::W32).map(|_| ()),
-            None => Ok(()),
+        self.alive(|mmio| {
+            mmio.sys.memory(&mut mmio.bar0).drain()?;
+            match mmio.window.as_ref().and_then(Window::base) {
+                Some(_) => mmio.bar0.read(regs::NV_PRAMIN, Width::W32).map(|_| ()),
+                None => Ok(()),
+            }
         })
     }
 }
 
-impl<B: Bar0 + Clock> Invalidator for Mmio<B> {
+impl<B: Bar0 + Clock, S: SysPath<B>> Invalidator for Mmio<B, S> {
     fn submit(&mut self, what: &Invalidate) -> Result<Option<Ticket>, DeviceError> {
         self.alive(|mmio| mmio.tlb.submit(&mut mmio.bar0, what))
     }
@@ -254,7 +308,7 @@ impl<B: Bar0 + Clock> Invalidator for Mmio<B> {
     }
 }
 
-impl<B: Bar0 + Clock> Clock for Mmio<B> {
+impl<B: Bar0 + Clock, S: SysPath<B>> Clock for Mmio<B, S> {
     fn now_us(&mut self) -> u64 {
         self.bar0.now_us()
     }

@@ -141,7 +141,7 @@ pub fn run<B: Bar0 + Clock>(bar0: B, memory: Range<u64>, report: impl FnMut(&Che
     let base = start.checked_next_multiple_of(step);
     let fits = end <= vram_bytes && end.checked_sub(start).is_some_and(|bytes| bytes >= BYTES_MIN);
     let (true, Some(base)) = (fits, base) else { return Err(SelftestError::Memory { start, end, vram_bytes }) };
-    let register = mmio.window().offset();
+    let register = mmio.window().ok_or(ProbeError::NoWindow(mmio.chip().name))?.offset();
     let stood = read_register(mmio.bar0(), register)?;
 
     let mut bench = Bench { report, tally: Tally::default(), saved: false };

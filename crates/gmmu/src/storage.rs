@@ -6,6 +6,7 @@
 
 extern crate alloc;
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Deref;
@@ -270,6 +271,12 @@ impl<T, const BLOCK: usize> Slab<T, BLOCK> {
         })
     }
 
+    /// How many values more there is room for.
+    #[must_use]
+    pub const fn spare(&self) -> usize {
+        self.spare
+    }
+
     /// How many values there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -294,6 +301,39 @@ impl<T, const BLOCK: usize> Slab<T, BLOCK> {
     }
 }
 
+/// A value on the heap with one owner: small to hand around.
+#[derive(Debug)]
+pub struct Owned<T>(Box<[T; 1]>);
+
+impl<T> Owned<T> {
+    /// Moves `value` to the heap.
+    ///
+    /// # Errors
+    /// [`NoMemory`].
+    pub fn new(value: T) -> Result<Self, NoMemory> {
+        // The stable `alloc` crate has no box that may fail; a vector of one that becomes a box is never moved again.
+        let mut list = List::new();
+        list.reserve_exact(1)?;
+        list.push_within(value).map_err(|_| NoMemory)?;
+        list.items.into_boxed_slice().try_into().map(Self).map_err(|_| NoMemory)
+    }
+}
+
+impl<T> Deref for Owned<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        let [value] = &*self.0;
+        value
+    }
+}
+
+impl<T> core::ops::DerefMut for Owned<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        let [value] = &mut *self.0;
+        value
+    }
+}
+
 /// A value with several owners, freed with the last.
 ///
 /// The stable `alloc` crate has no fallible way to make one: where its allocator has no memory, [`Shared::new`] aborts
@@ -309,6 +349,12 @@ impl<T> Shared<T> {
     pub fn new(value: T) -> Result<Self, NoMemory> {
         inject::may_grow()?;
         Ok(Self(Arc::new(value)))
+    }
+
+    /// Whether nobody else owns the value.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
     }
 
     /// Whether both own the same value.

@@ -191,6 +191,37 @@ impl<F: Format> Tree<F> {
         old.child()
     }
 
+    /// Both halves of a dual entry.
+    pub(crate) fn halves(&self, big: Place) -> (Child, Child) {
+        let pair = self.directories.get(big.directory).map(|directory| &directory.children);
+        let pair = pair.and_then(|c| c.get(usize::from(big.slot)..)).and_then(|rest| rest.first_chunk::<2>());
+        pair.map_or((Child::Empty, Child::Empty), |[big, small]| (big.child(), small.child()))
+    }
+
+    /// Hangs `new` on `count` entries of `words` slots each from `place` on, if `old` hangs on the first slot of every one
+    /// of them and nothing on the second. Both are plain: what has no number. Says whether that was so.
+    pub(crate) fn replace_run(&mut self, place: Place, words: usize, count: usize, old: Child, new: Child) -> bool {
+        let Some(directory) = self.directories.get_mut(place.directory) else { return false };
+        let first = usize::from(place.slot);
+        let Some(slots) = directory.children.get_mut(first..first + count * words) else { return false };
+        let (old, new) = (Packed::of(old), Packed::of(new));
+        let as_said = |(index, slot): (usize, &Packed)| *slot == if index % words == 0 { old } else { Packed::EMPTY };
+        if !slots.iter().enumerate().all(as_said) {
+            return false;
+        }
+        for slot in slots.iter_mut().step_by(words) {
+            *slot = new;
+        }
+        let count = u16::try_from(count).unwrap_or(u16::MAX);
+        if old != Packed::EMPTY {
+            directory.used -= count;
+        }
+        if new != Packed::EMPTY {
+            directory.used += count;
+        }
+        true
+    }
+
     /// Where the word of a slot is: 8 bytes each, the halves of a dual entry side by side.
     pub(crate) fn word_at(&self, place: Place) -> Option<TableAddr> {
         self.directories.get(place.directory)?.at.checked_add(u64::from(place.slot) * 8)

@@ -1,5 +1,5 @@
 //! Partial unmaps, cuts, attributes and sparse ranges, judged by the model's MMU.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! Jobs: who waits for whom, what comes back, and what is left when somebody lets go.
-#![expect(clippy::unwrap_used, clippy::result_large_err, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 
@@ -7,7 +7,8 @@ use common::{World, DATA, GIB, MIB};
 use gmmu::addr::{PageSize, Pfn, PhysAddr};
 use gmmu::device::{DeviceError, Invalidate, Invalidator, Poll, Run, TableMemory, TableRead, Ticket};
 use gmmu::format::{V2, V3};
-use gmmu::vmm::{CloseError, CommitError, ExecuteError, Extent, Job, MapRequest, PrepareError, State};
+use gmmu::tlb::Limits;
+use gmmu::vmm::{flush_all, CloseError, CommitError, ExecuteError, Extent, Job, MapRequest, PrepareError, State};
 
 const VA: u64 = 4 * GIB;
 
@@ -424,4 +425,66 @@ fn bad_frames_are_named_by_number() {
     );
     world.cancel(job);
     world.assert_no_leak();
+}
+
+/// Several written jobs under one invalidate, as deep and as well acknowledged as any of them needs.
+#[test]
+fn jobs_of_one_space_share_an_invalidate() {
+    let mut world = World::<V3>::new("gh100");
+    world.map(VA, DATA, 4 * MIB, Some(PageSize::Size4K));
+    world.gpu().reset_counts();
+    let mut jobs = [
+        prepare(&mut world, VA + 8 * MIB, 4096, PageSize::Size4K),
+        prepare(&mut world, VA + 16 * MIB, 2 * MIB, PageSize::Size2M),
+        world.prepare_unmap(VA..VA + 4 * MIB).unwrap(),
+    ];
+    let limits = Limits { timeout_us: 1_000_000, polls: 1000 };
+    let unwritten = flush_all(&mut jobs, &mut world.mmio, limits);
+    assert_eq!(unwritten, Err(ExecuteError::NotWritten));
+    for job in &mut jobs {
+        // A few entries at a time, as if others wanted the hardware in between.
+        while !job.write_some(&mut world.mmio, 3).unwrap() {}
+    }
+    flush_all(&mut jobs, &mut world.mmio, limits).unwrap();
+    assert_eq!(world.gpu().counts().invalidates, 1);
+    for job in jobs {
+        let receipt = job.finish().unwrap();
+        world.vmm.commit(&mut world.pool, receipt).unwrap();
+    }
+    world.notes.tell(world.mmio.bar0());
+    world.assert_faults(VA..VA + 4 * MIB);
+    world.assert_maps(VA + 16 * MIB..VA + 18 * MIB, DATA + 16 * MIB);
+    world.assert_clean();
+    world.assert_no_leak();
+    // Not with those of another space.
+    let mut other = World::<V3>::new("gb100");
+    let spare = other.pool.inner().out.len();
+    let away = other.prepare_unmap(0..GIB).unwrap_err();
+    assert!(matches!(away, PrepareError::NotMapped { .. }) && spare == 1);
+}
+
+/// A budget never writes more than it says, whatever the job.
+#[test]
+fn a_budget_bounds_every_call() {
+    let mut world = World::<V2>::new("ad102");
+    let extents = [Extent { to: PhysAddr::vram(DATA), bytes: 6 * MIB }];
+    let mut job = world.prepare(&MapRequest::extents(&extents).at(VA + 4096).page(PageSize::Size4K)).unwrap();
+    let mut calls = 0;
+    loop {
+        world.gpu().reset_counts();
+        let done = job.write_some(&mut world.mmio, 100).unwrap();
+        let counts = world.gpu().counts();
+        let written = counts.writes - counts.window_moves;
+        assert!(written <= 100, "{written} in one call");
+        calls += 1;
+        if done {
+            break;
+        }
+    }
+    assert_eq!(calls, (6 * 256 + 4 + 3) / 100 + 1);
+    while job.flush(&mut world.mmio).unwrap() != gmmu::vmm::Flushed::Done {}
+    let receipt = job.finish().unwrap();
+    world.vmm.commit(&mut world.pool, receipt).unwrap();
+    world.assert_maps(VA + 4096..VA + 4096 + 6 * MIB, DATA);
+    world.assert_clean();
 }

@@ -462,7 +462,7 @@ fn a_lost_move_of_the_window_is_an_error() {
     let mut mmio = broken();
     let here = TableAddr::vram(MIB);
     mmio.write_word(here, 0x1234).unwrap();
-    let register = mmio.window().offset();
+    let register = mmio.window().unwrap().offset();
     mmio.bar0().deaf = Some(register);
     let lost = DeviceError::WindowLost { wanted: 5 * GIB, found: MIB };
     let there = TableAddr::vram(5 * GIB);

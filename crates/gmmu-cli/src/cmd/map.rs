@@ -31,7 +31,8 @@ Examples:
 
 Chips: tu102 tu104 tu106 tu116 tu117 ga100 ga102 ga102f ga103 ga104 ga106 ga107
 ad102 ad103 ad104 ad106 ad107 gh100 gb100 gb102 gb110 gb112 gb202 gb203 gb205
-gb206 gb207. Everything runs on a model: no GPU is needed or touched.
+gb206 gb207; without video memory gb10b gb20b gb20c. Everything runs on a model:
+no GPU is needed or touched.
 Exit code 1: a page was wrong, or the sanitizer found something.";
 
 /// Every 4 KiB is looked up, whatever the page size.
@@ -215,10 +216,12 @@ fn map<F: Format>(
     let extents;
     let request = match memory {
         Memory::Contiguous(start) => {
-            extents = [Extent { to: PhysAddr::vram(*start), bytes: args.size }];
+            extents = [Extent { to: *start, bytes: args.size }];
             MapRequest { page: args.page_size(), ..MapRequest::extents(&extents) }
         }
-        Memory::Frames(frames) => MapRequest::frames(frames.len() as u64, args.page_size().unwrap_or(PageSize::Size4K)),
+        Memory::Frames(aperture, frames) => {
+            MapRequest::frames_of(*aperture, frames.len() as u64, args.page_size().unwrap_or(PageSize::Size4K))
+        }
     };
     let request = request.kind(kind).flags(args.leaf_flags()?);
     let request = match args.va {
@@ -234,7 +237,7 @@ fn map<F: Format>(
 fn execute(machine: &mut Machine, job: Job, memory: &Memory) -> Result<Receipt, Failure> {
     match memory {
         Memory::Contiguous(_) => job.execute(machine.mmio()).map_err(|failed| Failure::input(failed.why)),
-        Memory::Frames(frames) => {
+        Memory::Frames(_, frames) => {
             let ready = job.with_frames(frames).map_err(|(_, why)| Failure::usage(why))?;
             ready.execute(machine.mmio()).map_err(|failed| Failure::input(failed.why))
         }
@@ -271,7 +274,7 @@ fn verify<F: Format>(
     let mut pages = 0;
     for offset in (0..args.size).step_by(PAGE_STEP) {
         progress.advance(1);
-        let wanted = PhysAddr::vram(mapped.memory.at(offset, unit));
+        let wanted = mapped.memory.at(offset, unit);
         let wrong = match machine.gpu().access(client, va + offset, AccessKind::Read, privileged) {
             Ok(found) if found.to == wanted => {
                 pages += 1;
@@ -400,12 +403,13 @@ impl View for Report {
 }
 
 fn cost(console: &mut Console<'_>, what: &str, counts: &CountsView, pages: u64) -> Result<(), Failure> {
-    let CountsView { reads, writes, window_moves, invalidates } = *counts;
+    let CountsView { reads, writes, window_moves, invalidates, sys_writes, .. } = *counts;
     // Thousandths, rounded; the numbers are exact integers.
-    let thousandths = (u128::from(writes) * 1000 + u128::from(pages) / 2) / u128::from(pages.max(1));
+    let thousandths =
+        ((u128::from(writes) + u128::from(sys_writes)) * 1000 + u128::from(pages) / 2) / u128::from(pages.max(1));
     console.line(format_args!(
         "{what:<9} {} ({}.{:03} a page), {}, {}, {}",
-        Counted(writes, "write", "writes"),
+        counts.written(),
         thousandths / 1000,
         thousandths % 1000,
         Counted(reads, "read", "reads"),

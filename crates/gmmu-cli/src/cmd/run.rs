@@ -212,7 +212,7 @@ impl View for Report {
             console.line(format_args!("{BAD}{}:{}: {}{BAD:#}", self.script, broken.line, broken.operation))?;
             console.line(format_args!("  {}", broken.says))?;
         }
-        let CountsView { reads, writes, window_moves, invalidates } = self.counts;
+        let CountsView { reads, window_moves, invalidates, .. } = self.counts;
         console.line(format_args!(
             "{STRONG}operations: {}{STRONG:#} on a software {}; tables: {}, spaces: {}, addresses verified: {}",
             self.operations,
@@ -223,7 +223,7 @@ impl View for Report {
         ))?;
         console.line(format_args!(
             "cost: {}, {}, {}, {}",
-            Counted(writes, "write", "writes"),
+            self.counts.written(),
             Counted(reads, "read", "reads"),
             Counted(window_moves, "window move", "window moves"),
             Counted(invalidates, "invalidate", "invalidates")

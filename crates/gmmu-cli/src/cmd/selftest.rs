@@ -72,6 +72,11 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
             .hint("leave it away, and the software GPU is tested"));
     }
     let ModelArgs { chip, vram } = args.model;
+    if chip.is_integrated() {
+        let why =
+            format_args!("{} is an integrated GPU: it has no video memory, and no window on it to test", chip.name);
+        return Err(Failure::usage(why));
+    }
     let gpu = Gpu::new(&Config { vram, ..Config::chip(chip.name) }).map_err(|why| no_such_gpu(&why))?;
     // The end of memory needs all bits of the window's register.
     let Some(start) = vram.checked_sub(BYTES_MIN) else {

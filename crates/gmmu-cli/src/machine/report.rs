@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::console::{BAD, Console, GOOD};
 use crate::exit::Failure;
-use crate::notation::{Address, Text, Word};
+use crate::notation::{Address, Counted, Text, Word};
 
 /// Accesses that something cost.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -19,12 +19,35 @@ pub struct CountsView {
     pub window_moves: u64,
     /// Invalidates.
     pub invalidates: u64,
+    /// 64-bit stores of tables to system memory; left out where there were none.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub sys_writes: u64,
+    /// 64-bit loads of tables from system memory; left out where there were none.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub sys_reads: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+impl CountsView {
+    /// All that was written, in words: writes of BAR0, and stores to system memory where there were any.
+    #[must_use]
+    pub fn written(&self) -> String {
+        let writes = Counted(self.writes, "write", "writes");
+        match self.sys_writes {
+            0 => writes.to_string(),
+            stores => format!("{writes} and {}", Counted(stores, "store to system memory", "stores to system memory")),
+        }
+    }
 }
 
 impl From<Counts> for CountsView {
     fn from(counts: Counts) -> Self {
-        let Counts { reads, writes, window_moves, invalidates, .. } = counts;
-        Self { reads, writes, window_moves, invalidates }
+        let Counts { reads, writes, window_moves, invalidates, sys_writes, sys_reads, .. } = counts;
+        Self { reads, writes, window_moves, invalidates, sys_writes, sys_reads }
     }
 }
 

@@ -72,7 +72,7 @@ fn run<F: Format>(
     }
     let roots = runner.spaces().iter().map(|(name, vmm)| NamedRoot { name: name.clone(), at: vmm.pdb() }).collect();
     let gpu = runner.into_gpu();
-    let bytes_held = gpu.vram_pages().count() as u64 * 4096;
+    let bytes_held = (gpu.vram_pages().count() + gpu.sys_pages().count()) as u64 * 4096;
     let info = SnapshotInfo::of_chip(chip, gpu.vram_bytes(), roots);
     Ok((Model { path: path.to_owned(), gpu, bytes_held }, info))
 }

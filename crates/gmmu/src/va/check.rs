@@ -1,7 +1,7 @@
 //! What must always hold in a tree.
 
 use super::leaf::NO_GUARD;
-use super::node::{Node, MIN, NONE};
+use super::node::{Node, Seat, MIN, NONE};
 use super::tree::Tree;
 
 /// What was counted so far, and the last leaf with where it ends and how far one has to stay away from that.
@@ -21,7 +21,7 @@ impl<T> Tree<T> {
         if self.depth > 0 {
             self.check_inners(&mut seen)?;
         } else if self.root != NONE {
-            self.check_leaf(self.root, NONE, &mut seen)?;
+            self.check_leaf(self.root, Seat::NONE, &mut seen)?;
         }
         if seen.node != self.tail || (seen.node != NONE && seen.end > self.limits.end) {
             return Err("the last leaf is not the last, or ends outside the limits");
@@ -47,21 +47,22 @@ impl<T> Tree<T> {
                 }
             }
             if slot == inner.len() {
-                let Some(parent) = self.inners.get(inner.parent) else {
+                if inner.seat.parent == NONE {
                     return (node == self.root).then_some(()).ok_or("a node without a parent");
-                };
-                (node, slot, level) = (inner.parent, parent.slot_of(node) + 1, level + 1);
+                }
+                (node, slot, level) = (inner.seat.parent, inner.seat.slot() + 1, level + 1);
                 continue;
             }
             let row = inner.row_of(slot).ok_or("a row is missing")?;
+            let seat = Seat { parent: node, slot: u32::try_from(slot).unwrap_or(NONE) };
             if level > 1 {
                 let below = self.inners.get(row.child).ok_or("a child that is no node")?;
-                if below.row(row.child) != row || below.parent != node {
+                if below.row(row.child) != row || below.seat != seat {
                     return Err("a node and an inner node below it know wrong things of each other");
                 }
                 (node, slot, level) = (row.child, 0, level - 1);
             } else {
-                self.check_leaf(row.child, node, seen)?;
+                self.check_leaf(row.child, seat, seen)?;
                 if self.spans(row.child).map(|spans| spans.row(row.child)) != Some(row) {
                     return Err("a node knows wrong things of a leaf");
                 }
@@ -70,18 +71,18 @@ impl<T> Tree<T> {
         }
     }
 
-    fn check_leaf(&self, node: u32, parent: u32, seen: &mut Seen) -> Result<(), &'static str> {
+    fn check_leaf(&self, node: u32, seat: Seat, seen: &mut Seen) -> Result<(), &'static str> {
         let leaf = self.leaves.get(node).ok_or("a child that is no leaf")?;
         let spans = &leaf.spans;
-        if leaf.len() < if parent == NONE { 1 } else { MIN } {
+        if leaf.len() < if seat == Seat::NONE { 1 } else { MIN } {
             return Err("a leaf with too few ranges");
         }
-        let before = (spans.parent, spans.prev, spans.before, spans.before_guard);
-        if before != (parent, seen.node, seen.end, seen.guard) {
+        let before = (spans.seat, spans.prev, spans.before, spans.before_guard);
+        if before != (seat, seen.node, seen.end, seen.guard) {
             return Err("a leaf knows wrong things of its parent or the leaf before it");
         }
-        if spans.top != spans.largest() {
-            return Err("a leaf does not know its largest gap");
+        if !spans.is_sound() {
+            return Err("a leaf does not know its gaps");
         }
         if spans.next != NONE && self.spans(spans.next).map(|next| next.prev) != Some(node) {
             return Err("leaves are not linked both ways");

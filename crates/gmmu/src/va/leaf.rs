@@ -1,7 +1,10 @@
 //! The leaves of the tree: ranges with their values, and the gaps before them.
 
-use super::gap::{align_up, Edge, Gap, Largest, Sizes, KINDS};
-use super::node::{close, count_up_to, differ, larger, loses, open, set, Node, Row, FAN, NONE};
+use core::ops::Range;
+
+use super::gap::{align_up, cap, sizes, widen, Edge, Gap, Sizes, KINDS, NO_GAP};
+use super::node::{close, count_up_to, differ, larger, loses, open, reach, set, Node, Row, Seat, FAN, NONE};
+use super::places::Places;
 use super::request::Wish;
 use crate::addr::PAGE_BYTES;
 
@@ -20,45 +23,79 @@ pub(super) struct Span {
 }
 
 /// Ranges in order, and the value of each. The values lie beside the addresses, so that whoever has found a range has
-/// its value in the cache or nearly so.
+/// its value in the cache or nearly so; and they never move, for they may be large: what moves is who owns which place.
 #[derive(Debug)]
 pub(super) struct Leaf<T> {
     pub(super) spans: Spans,
+    places: Places,
     values: [Option<T>; FAN],
 }
 
 impl<T> Leaf<T> {
     pub(super) const fn new(before: u64, before_guard: u32) -> Self {
-        Self { spans: Spans::new(before, before_guard), values: [const { None }; FAN] }
+        Self { spans: Spans::new(before, before_guard), places: Places::IN_ORDER, values: [const { None }; FAN] }
+    }
+
+    #[inline]
+    fn place(&mut self, slot: usize) -> &mut Option<T> {
+        &mut self.values[self.places.of(slot)]
+    }
+
+    /// [`Spans::seek`] for one who wants the value. Which one it is turns out late: so that the processor does not wait
+    /// for memory twice, it is made to look at some all over the leaf meanwhile.
+    #[inline]
+    pub(super) fn seek_value(&self, va: u64) -> usize {
+        let some = self.values.iter().step_by(4);
+        core::hint::black_box(some.map(|value| usize::from(value.is_some())).sum::<usize>());
+        self.spans.seek(va)
     }
 
     #[inline]
     pub(super) fn value(&self, slot: usize) -> Option<&T> {
-        self.values.get(slot)?.as_ref()
+        self.values[self.places.of(slot)].as_ref()
     }
 
     pub(super) fn value_mut(&mut self, slot: usize) -> Option<&mut T> {
-        self.values.get_mut(slot)?.as_mut()
+        self.place(slot).as_mut()
     }
 
     /// Inserts a range; there must be room for it.
+    #[inline]
     pub(super) fn insert(&mut self, slot: usize, span: Span, value: T) {
-        let len = self.spans.len();
-        let mut carried = Some(value);
-        for place in self.values.get_mut(slot..=len).unwrap_or_default() {
-            core::mem::swap(place, &mut carried);
-        }
+        self.places = self.places.lower(self.spans.len(), slot);
+        *self.place(slot) = Some(value);
         self.spans.insert(slot, span);
     }
 
-    pub(super) fn remove(&mut self, slot: usize) -> Option<T> {
-        let len = self.spans.len();
-        let mut carried = None;
-        for place in self.values.get_mut(slot..len).unwrap_or_default().iter_mut().rev() {
-            core::mem::swap(place, &mut carried);
+    /// [`insert`](Self::insert), and says what the nodes above have to know.
+    #[inline]
+    pub(super) fn admit(&mut self, slot: usize, span: Span, value: T) -> Option<(Seat, Sizes)> {
+        if !self.spans.is_plain(slot) || span.guard > 0 {
+            return self.admit_any(slot, span, value);
         }
-        self.spans.remove(slot);
-        carried
+        self.places = self.places.lower(self.spans.len(), slot);
+        *self.place(slot) = Some(value);
+        self.spans.admit(slot, span.start, span.end)
+    }
+
+    #[inline(never)]
+    fn admit_any(&mut self, slot: usize, span: Span, value: T) -> Option<(Seat, Sizes)> {
+        let gone = self.spans.sizes(slot);
+        self.insert(slot, span, value);
+        self.spans.note_sizes(gone, self.spans.sizes_around(slot))
+    }
+
+    /// Removes a range, and says what the nodes above have to know.
+    #[inline]
+    pub(super) fn remove(&mut self, slot: usize) -> (Option<T>, Option<(Seat, Sizes)>) {
+        let value = self.place(slot).take();
+        self.places = self.places.raise(slot, self.spans.len().saturating_sub(1));
+        let above = if self.spans.is_plain(slot) && slot + 1 < self.spans.len() {
+            self.spans.dismiss(slot)
+        } else {
+            self.spans.dismiss_any(slot)
+        };
+        (value, above)
     }
 }
 
@@ -74,12 +111,12 @@ impl<T> Node for Leaf<T> {
     }
 
     fn take(&mut self, slot: usize) -> Option<Self::Item> {
-        Some((self.spans.span(slot)?, self.values.get_mut(slot)?.take()))
+        Some((self.spans.span(slot)?, self.place(slot).take()))
     }
 
     fn put(&mut self, slot: usize, (span, value): Self::Item) {
         self.spans.put(slot, span);
-        set(&mut self.values, slot, value);
+        *self.place(slot) = value;
     }
 }
 
@@ -90,7 +127,7 @@ pub(super) struct Spans {
     pub(super) before: u64,
     /// That range's guard gap in pages, or [`NO_GUARD`].
     pub(super) before_guard: u32,
-    pub(super) parent: u32,
+    pub(super) seat: Seat,
     pub(super) prev: u32,
     pub(super) next: u32,
     len: u32,
@@ -98,6 +135,8 @@ pub(super) struct Spans {
     pub(super) top: Sizes,
     /// First address and end; `u64::MAX` where there is no range, so that a search need not know how many there are.
     range: [(u64, u64); FAN],
+    /// The ranges with room before them, as bits: most touch, for the lowest place is always taken.
+    holes: u32,
     /// Whether there was ever a guard gap here; `guard` is all 0 else, and hardly anybody looks at it.
     guarded: bool,
     /// Guard gap in pages.
@@ -123,12 +162,13 @@ impl Spans {
         Self {
             before,
             before_guard,
-            parent: NONE,
+            seat: Seat::NONE,
             prev: NONE,
             next: NONE,
             len: 0,
             top: [0; KINDS],
             range: [NO_RANGE; FAN],
+            holes: 0,
             guarded: false,
             guard: [0; FAN],
         }
@@ -186,6 +226,53 @@ impl Spans {
         }
         self.put(slot, span);
         self.len = self.len.saturating_add(1);
+        let above = u32::MAX << slot;
+        self.holes = (self.holes & !above) | (self.holes & above) << 1;
+        self.mark(slot);
+        self.mark(slot + 1);
+    }
+
+    /// [`insert`](Self::insert) between ranges without guard gaps, whose gaps are nobody else's.
+    #[inline]
+    fn admit(&mut self, slot: usize, start: u64, end: u64) -> Option<(Seat, Sizes)> {
+        let (len, (from, to)) = (self.len(), self.between(slot));
+        let (above, below) = (u32::MAX << slot, !(u32::MAX << slot));
+        let was = self.holes & 1 << slot != 0;
+        let parts = u32::from(from < start) | u32::from(was && end < to) << 1;
+        self.holes = (self.holes & below) | (self.holes & above << 1) << 1 | parts << slot;
+        open(&mut self.range, len, slot);
+        set(&mut self.range, slot, (start, end));
+        self.len = self.len.saturating_add(1);
+        let old = self.top;
+        if !was {
+            // The gap behind all ranges is in no leaf; a part of it is now.
+            self.top = if from < start { larger(old, sizes(from, start)) } else { old };
+        } else if reach(sizes(from, to), old) {
+            self.top = self.largest();
+        }
+        differ(old, self.top).then_some((self.seat, self.top))
+    }
+
+    /// [`remove`](Self::remove) between ranges without guard gaps: what is free then is larger in every way than the
+    /// gaps before and behind were.
+    #[inline]
+    fn dismiss(&mut self, slot: usize) -> Option<(Seat, Sizes)> {
+        let (len, from, to) = (self.len(), self.between(slot).0, self.between(slot + 1).1);
+        let (above, below) = (u32::MAX << slot, !(u32::MAX << slot));
+        self.holes = (self.holes & below) | (self.holes >> 1 & above << 1) | 1 << slot;
+        close(&mut self.range, len, slot);
+        set(&mut self.range, len.saturating_sub(1), NO_RANGE);
+        self.len = self.len.saturating_sub(1);
+        let old = self.top;
+        self.top = larger(old, sizes(from, to));
+        differ(old, self.top).then_some((self.seat, self.top))
+    }
+
+    #[inline(never)]
+    fn dismiss_any(&mut self, slot: usize) -> Option<(Seat, Sizes)> {
+        let gone = self.sizes_around(slot);
+        self.remove(slot);
+        self.note_sizes(gone, self.sizes(slot))
     }
 
     #[inline]
@@ -197,6 +284,37 @@ impl Spans {
         }
         set(&mut self.range, left as usize, NO_RANGE);
         self.len = left;
+        let above = u32::MAX << slot;
+        self.holes = (self.holes & !above) | (self.holes >> 1 & above);
+        self.mark(slot);
+    }
+
+    /// Takes note of whether there is room before a range.
+    #[inline]
+    pub(super) fn mark(&mut self, slot: usize) {
+        let (from, to) = self.usable(slot);
+        let hole = slot < self.len() && from < to;
+        self.holes = (self.holes & !(1 << slot)) | u32::from(hole) << slot;
+    }
+
+    /// Takes note of another end of the range before the first one.
+    pub(super) fn set_before(&mut self, before: u64, guard: u32) {
+        (self.before, self.before_guard) = (before, guard);
+        self.mark(0);
+    }
+
+    /// Looks at all gaps anew.
+    pub(super) fn survey(&mut self) {
+        self.holes = 0;
+        (0..self.len()).for_each(|slot| self.mark(slot));
+        self.top = self.largest();
+    }
+
+    /// Whether what is known of the gaps is right.
+    pub(super) fn is_sound(&self) -> bool {
+        let mut other = *self;
+        other.survey();
+        (other.holes, other.top) == (self.holes, self.top)
     }
 
     /// Where the last range ends.
@@ -219,8 +337,14 @@ impl Spans {
         }
     }
 
+    /// Whether the range in `slot` starts at `va`.
     #[inline]
-    fn end_before(&self, slot: usize) -> u64 {
+    pub(super) fn starts_at(&self, slot: usize, va: u64) -> bool {
+        slot < self.len() && self.range.get(slot).is_some_and(|range| range.0 == va)
+    }
+
+    #[inline]
+    pub(super) fn end_before(&self, slot: usize) -> u64 {
         self.range.get(slot.wrapping_sub(1)).map_or(self.before, |range| range.1)
     }
 
@@ -249,48 +373,70 @@ impl Spans {
         Some(Gap { before: self.edge_before(slot), after: edge(span.start, span.guard) })
     }
 
-    /// Where gaps may be used if nobody asks for guard gaps, from that before `slot` on.
+    /// Where the range before `slot` ends, and where that in `slot` starts.
     #[inline]
-    fn usable(&self, slot: usize) -> impl Iterator<Item = (u64, u64)> + '_ {
-        let mut from = self.end_before(slot).saturating_add(bytes(self.guard_before(slot)));
-        let ranges = self.range.get(slot..self.len()).unwrap_or_default().iter();
-        ranges.zip(slot..).map(move |((start, end), slot)| {
-            let guard = u64::from(self.guard_of(slot)) * PAGE_BYTES;
-            let gap = (from, start.saturating_sub(guard));
-            from = end.saturating_add(guard);
-            gap
-        })
+    fn between(&self, slot: usize) -> (u64, u64) {
+        (self.end_before(slot), self.range.get(slot).map_or(u64::MAX, |range| range.0))
     }
 
-    /// The lowest address for `wish` in `lo..hi`, in the gaps from that before `slot` on.
+    /// Where the gap before a range may be used if nobody asks for guard gaps.
     #[inline]
-    pub(super) fn lowest(&self, wish: &Wish, lo: u64, hi: u64, slot: usize) -> Option<u64> {
-        if wish.guard > 0 {
-            return (slot..self.len()).find_map(|slot| self.gap(slot)?.lowest(wish, lo, hi));
+    fn usable(&self, slot: usize) -> (u64, u64) {
+        let (from, to) = self.between(slot);
+        if self.guarded || slot == 0 {
+            let away = (bytes(self.guard_before(slot)), bytes(self.guard_of(slot)));
+            return (from.saturating_add(away.0), to.saturating_sub(away.1));
         }
-        // Most gaps are too small before any alignment.
-        let mut gaps = self.usable(slot).filter(|(from, to)| to.wrapping_sub(*from) >= wish.bytes);
-        gaps.find_map(|(from, to)| {
-            let at = align_up(from.max(lo), wish.align)?;
-            (at <= to && at.saturating_add(wish.bytes) <= to.min(hi)).then_some(at)
-        })
+        (from, to)
+    }
+
+    /// The lowest address for `wish` in `lo..hi`, in the gaps from that before `slot` on, and the slot of that gap.
+    #[inline]
+    pub(super) fn lowest(&self, wish: &Wish, lo: u64, hi: u64, slot: usize) -> Option<(u64, usize)> {
+        let mut holes = self.holes & u32::MAX << slot;
+        while holes != 0 {
+            let slot = holes.trailing_zeros() as usize;
+            if wish.guard > 0 {
+                if let Some(va) = self.gap(slot).and_then(|gap| gap.lowest(wish, lo, hi)) {
+                    return Some((va, slot));
+                }
+            } else {
+                let (from, to) = self.usable(slot);
+                let fit = align_up(from.max(lo), wish.align);
+                if let Some(va) = fit.filter(|va| *va <= to && va.saturating_add(wish.bytes) <= to.min(hi)) {
+                    return Some((va, slot));
+                }
+            }
+            holes &= holes - 1;
+        }
+        None
+    }
+
+    /// Whether `range` lies in the gap before `slot`, so that it may be inserted there.
+    #[inline]
+    pub(super) fn admits(&self, slot: usize, range: &Range<u64>) -> bool {
+        let behind = match self.range.get(slot) {
+            Some(next) if slot < self.len() => next.0,
+            Some(_) if self.next == NONE && slot == self.len() => u64::MAX,
+            _ => return false,
+        };
+        self.len() < FAN && self.end_before(slot) <= range.start && range.end <= behind
     }
 
     /// The sizes of the gap before a range; nothing where there is no range.
     #[inline]
     pub(super) fn sizes(&self, slot: usize) -> Sizes {
-        let mut sizes = Largest::new();
-        if let Some(span) = self.span(slot) {
-            let from = self.end_before(slot).saturating_add(bytes(self.guard_before(slot)));
-            sizes.add(from, span.start.saturating_sub(bytes(span.guard)));
+        if self.holes >> slot & 1 == 0 {
+            return NO_GAP;
         }
-        sizes.sizes()
+        let (from, to) = self.usable(slot);
+        sizes(from, to)
     }
 
     /// Whether the gaps before and behind a range are parts of what is free without it, and so smaller than that in every
     /// way. Guard gaps break this: without the range between, they reach farther. And nothing is known below `base`.
     #[inline]
-    pub(super) fn is_plain(&self, slot: usize) -> bool {
+    fn is_plain(&self, slot: usize) -> bool {
         slot > 0 && !self.guarded
     }
 
@@ -300,20 +446,28 @@ impl Spans {
     }
 
     /// The largest sizes of all gaps.
-    pub(super) fn largest(&self) -> Sizes {
-        let mut largest = Largest::new();
-        self.usable(0).for_each(|(from, to)| largest.add(from, to));
-        largest.sizes()
+    fn largest(&self) -> Sizes {
+        if self.guarded {
+            return (0..self.len()).fold(NO_GAP, |largest, slot| larger(largest, self.sizes(slot)));
+        }
+        let (mut largest, mut holes) = (self.sizes(0), self.holes & !1);
+        while holes != 0 {
+            let (from, to) = self.between(holes.trailing_zeros() as usize % FAN);
+            largest = widen(largest, from, to);
+            holes &= holes - 1;
+        }
+        cap(largest)
     }
 
     /// Takes note that gaps of at most the sizes `gone` gave way to others, the largest of them of the sizes `come`, which
-    /// need not be told where it is smaller than `gone`. Returns the largest of all gaps where that changes.
+    /// need not be told where it is smaller than `gone`. Returns the largest of all gaps where that changes, and where
+    /// this is to be told.
     #[inline]
-    pub(super) fn note_sizes(&mut self, gone: Sizes, come: Sizes) -> Option<Sizes> {
+    pub(super) fn note_sizes(&mut self, gone: Sizes, come: Sizes) -> Option<(Seat, Sizes)> {
         let old = self.top;
         let new = if loses(old, gone, come) { self.largest() } else { larger(old, come) };
         self.top = new;
-        differ(old, new).then_some(new)
+        differ(old, new).then_some((self.seat, new))
     }
 
     pub(super) fn row(&self, child: u32) -> Row {

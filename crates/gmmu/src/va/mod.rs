@@ -17,6 +17,7 @@ mod check;
 mod gap;
 mod leaf;
 mod node;
+mod places;
 mod request;
 mod search;
 mod shape;
@@ -109,6 +110,8 @@ impl<T> VaSpace<T> {
             return (self.tree.room_from(wish.guard, bounds.start, bounds.end) >= wish.bytes).then_some(at);
         }
         match request.placement {
+            // What hardly anybody has, windows, is not even looked for.
+            Placement::Low if self.excluded.is_empty() => self.tree.lowest(wish, bounds.start, bounds.end),
             Placement::Low => {
                 self.excluded.allowed(bounds).find_map(|part| self.tree.lowest(wish, part.start, part.end))
             }

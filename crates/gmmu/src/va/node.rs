@@ -18,6 +18,22 @@ pub(super) struct Row {
     pub(super) sizes: Sizes,
 }
 
+/// Where a node is in the node above it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seat {
+    /// [`NONE`] for the root.
+    pub(super) parent: u32,
+    pub(super) slot: u32,
+}
+
+impl Seat {
+    pub(super) const NONE: Self = Self { parent: NONE, slot: 0 };
+
+    pub(super) const fn slot(self) -> usize {
+        self.slot as usize
+    }
+}
+
 /// What leaves and inner nodes have in common: up to [`FAN`] items in order.
 pub(super) trait Node {
     type Item;
@@ -65,6 +81,12 @@ pub(super) fn larger(mut one: Sizes, other: Sizes) -> Sizes {
     one
 }
 
+/// Whether one of `sizes` is the largest of its kind.
+#[inline]
+pub(super) fn reach(sizes: Sizes, best: Sizes) -> bool {
+    sizes.iter().zip(&best).fold(false, |any, (size, best)| any | ((size >= best) & (*best > 0)))
+}
+
 /// Whether something of sizes `old` was the largest of some kind, `best`, and is not any more with sizes `new`: then,
 /// and only then, the others have to be looked at.
 #[inline]
@@ -105,32 +127,23 @@ pub(super) fn count_up_to<X>(values: &[X; FAN], number: impl Fn(&X) -> u64, limi
     part * 4 + values.chunks_exact(4).nth(part).map_or(0, |part| part.iter().map(upto).sum())
 }
 
-/// The slots whose value is such, as bits. Four at a time and without shifts by the slot: so compilers see what the
-/// processor can do at once.
-#[inline]
-fn slots<X>(values: &[X; FAN], such: impl Fn(&X) -> bool) -> u32 {
-    let mut bits = [0; 4];
-    for part in values.chunks_exact(4).rev() {
-        bits.iter_mut().zip(part).for_each(|(bits, value)| *bits = *bits * 16 + u32::from(such(value)));
-    }
-    bits[0] + bits[1] * 2 + bits[2] * 4 + bits[3] * 8
-}
-
-/// Not inlined: among other work, compilers compare these sizes one by one.
+/// The slots whose size of a kind is at least `size`, as bits. Not inlined: it needs all registers.
 #[inline(never)]
-fn at_least(sizes: &[Size; FAN], size: Size) -> u32 {
-    slots(sizes, |has| *has >= size)
+fn at_least(sizes: &[Sizes; FAN], kind: usize, size: Size) -> u32 {
+    sizes.iter().rev().fold(0, |bits, sizes| bits * 2 + u32::from(sizes[kind % KINDS] >= size))
 }
 
+/// The largest of each kind.
 #[inline]
-fn greatest(sizes: &[Size; FAN]) -> Size {
-    sizes.iter().fold(0, |best, size| best.max(*size))
+fn greatest(sizes: &[Sizes; FAN]) -> Sizes {
+    sizes.iter().fold([0; KINDS], |best, sizes| larger(best, *sizes))
 }
 
-/// Rows in order, each field in an array of its own, and the sizes of each kind too: what is compared lies together.
+/// Rows in order, each field in an array of its own. The sizes of a row lie together: they are compared and written all
+/// at once.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Inner {
-    pub(super) parent: u32,
+    pub(super) seat: Seat,
     len: u32,
     /// The largest sizes of all children: what the parent knows of this node.
     pub(super) top: Sizes,
@@ -138,13 +151,13 @@ pub(super) struct Inner {
     /// `u64::MAX` where there is no child.
     bound: [u64; FAN],
     /// 0 where there is no child.
-    sizes: [[Size; FAN]; KINDS],
+    sizes: [Sizes; FAN],
 }
 
 impl Inner {
-    pub(super) const fn new(parent: u32) -> Self {
+    pub(super) const fn new(seat: Seat) -> Self {
         let (child, bound) = ([NONE; FAN], [u64::MAX; FAN]);
-        Self { parent, len: 0, top: [0; KINDS], child, bound, sizes: [[0; FAN]; KINDS] }
+        Self { seat, len: 0, top: [0; KINDS], child, bound, sizes: [[0; KINDS]; FAN] }
     }
 
     #[inline]
@@ -167,49 +180,22 @@ impl Inner {
         self.child.into_iter().take(self.len())
     }
 
-    /// Where a child is.
-    #[inline]
-    pub(super) fn slot_of(&self, child: u32) -> usize {
-        slots(&self.child, |at| *at == child).trailing_zeros() as usize
-    }
-
-    /// The children that have a gap of at least `size` pages, which is not 0, as bits.
+    /// The children that have a gap of at least `size`, which is not 0, as bits.
     #[inline]
     pub(super) fn with(&self, kind: usize, size: Size) -> u32 {
-        // Masked, so that no check of bounds is left.
-        at_least(&self.sizes[kind % KINDS], size)
-    }
-
-    #[inline]
-    pub(super) fn sizes(&self, slot: usize) -> Sizes {
-        let mut sizes = [0; KINDS];
-        sizes.iter_mut().zip(&self.sizes).for_each(|(size, all)| *size = all.get(slot).copied().unwrap_or(0));
-        sizes
-    }
-
-    #[inline]
-    fn set_sizes(&mut self, slot: usize, sizes: Sizes) {
-        self.sizes.iter_mut().zip(sizes).for_each(|(all, size)| set(all, slot, size));
+        at_least(&self.sizes, kind, size)
     }
 
     /// Takes note of the sizes of a child. Returns the largest of all children where that changes.
     #[inline]
     pub(super) fn note_sizes(&mut self, slot: usize, sizes: Sizes) -> Option<Sizes> {
-        // Not changed in place: whoever reads as a whole what was just written in parts has to wait.
-        let (mut tops, mut changed) = (self.top, false);
-        for ((all, top), size) in self.sizes.iter_mut().zip(&mut tops).zip(sizes) {
-            let old = core::mem::replace(all.get_mut(slot)?, size);
-            let best = match size < *top {
-                // Only where the largest became smaller the others have to be looked at.
-                true if old == *top => greatest(all),
-                true => *top,
-                false => size,
-            };
-            changed |= best != *top;
-            *top = best;
-        }
-        self.top = tops;
-        changed.then_some(tops)
+        // Masked, so that no check of bounds is left.
+        let (old, before) = (self.top, core::mem::replace(&mut self.sizes[slot % FAN], sizes));
+        // Only where the largest became smaller the others have to be looked at: of all kinds, for of which that is so
+        // is a matter of chance.
+        let top = if loses(old, before, sizes) { greatest(&self.sizes) } else { larger(old, sizes) };
+        self.top = top;
+        differ(old, top).then_some(top)
     }
 
     /// Takes note of where a child ends. Returns whether anything changed for the node above.
@@ -221,16 +207,14 @@ impl Inner {
     /// Looks at the sizes of all children.
     #[inline]
     pub(super) fn largest(&self) -> Sizes {
-        let mut top = [0; KINDS];
-        top.iter_mut().zip(&self.sizes).for_each(|(top, sizes)| *top = greatest(sizes));
-        top
+        greatest(&self.sizes)
     }
 
     pub(super) fn insert(&mut self, slot: usize, row: Row) {
         let len = self.len();
         open(&mut self.child, len, slot);
         open(&mut self.bound, len, slot);
-        self.sizes.iter_mut().for_each(|sizes| open(sizes, len, slot));
+        open(&mut self.sizes, len, slot);
         self.put(slot, row);
         self.len = self.len.saturating_add(1);
     }
@@ -239,7 +223,7 @@ impl Inner {
         let len = self.len();
         close(&mut self.child, len, slot);
         close(&mut self.bound, len, slot);
-        self.sizes.iter_mut().for_each(|sizes| close(sizes, len, slot));
+        close(&mut self.sizes, len, slot);
         self.cut(len.saturating_sub(1));
     }
 
@@ -249,7 +233,7 @@ impl Inner {
     }
 
     pub(super) fn row_of(&self, slot: usize) -> Option<Row> {
-        Some(Row { child: self.child(slot)?, bound: *self.bound.get(slot)?, sizes: self.sizes(slot) })
+        Some(Row { child: self.child(slot)?, bound: *self.bound.get(slot)?, sizes: *self.sizes.get(slot)? })
     }
 }
 
@@ -265,7 +249,7 @@ impl Node for Inner {
         self.len = u32::try_from(len).unwrap_or(0);
         self.child.iter_mut().skip(len).for_each(|child| *child = NONE);
         self.bound.iter_mut().skip(len).for_each(|bound| *bound = u64::MAX);
-        self.sizes.iter_mut().for_each(|sizes| sizes.iter_mut().skip(len).for_each(|size| *size = 0));
+        self.sizes.iter_mut().skip(len).for_each(|sizes| *sizes = [0; KINDS]);
     }
 
     fn take(&mut self, slot: usize) -> Option<Row> {
@@ -275,6 +259,6 @@ impl Node for Inner {
     fn put(&mut self, slot: usize, row: Row) {
         set(&mut self.child, slot, row.child);
         set(&mut self.bound, slot, row.bound);
-        self.set_sizes(slot, row.sizes);
+        set(&mut self.sizes, slot, row.sizes);
     }
 }

@@ -114,9 +114,8 @@ impl VaRequest {
     /// The largest page size that the length can use. 256G pages are only for those who ask: they need a chip and
     /// memory that hardly anybody has.
     fn widest_page(&self) -> u64 {
-        let usable = |size: &PageSize| size.bytes() <= self.bytes;
-        let sizes = [PageSize::Size512M, PageSize::Size2M, PageSize::Size64K];
-        sizes.into_iter().find(usable).unwrap_or(PageSize::Size4K).bytes()
+        let sizes = [PageSize::Size64K, PageSize::Size2M, PageSize::Size512M].map(PageSize::bytes);
+        sizes.into_iter().fold(PAGE_BYTES, |widest, page| if page <= self.bytes { page } else { widest })
     }
 }
 

@@ -1,9 +1,7 @@
 //! Where something fits: the gaps in order, skipping whole subtrees in which no gap is large enough.
 
-use core::sync::atomic::Ordering;
-
-use super::gap::{kind_for, pages, Size};
-use super::node::{Inner, FAN};
+use super::gap::{grains, kind_for, Size, GRAIN};
+use super::node::{Inner, Seat, FAN, NONE};
 use super::request::Wish;
 use super::tree::{Pos, Tree};
 use crate::addr::PAGE_BYTES;
@@ -19,7 +17,7 @@ struct Sought {
 
 impl Sought {
     fn new(wish: &Wish) -> Self {
-        Self { kind: kind_for(wish.align), size: pages(wish.bytes), high: false }
+        Self { kind: kind_for(wish.align), size: grains(wish.bytes), high: false }
     }
 
     /// The first child with a gap of the size sought.
@@ -67,26 +65,30 @@ impl<T> Tree<T> {
             }
         }
         let sought = Sought::new(wish);
-        let mut next = self.first_leaf(&sought, (lo > self.base).then_some(lo));
+        let mut next = if lo > self.base {
+            self.first_leaf(&sought, Some(lo))
+        } else {
+            self.lowest_leaf(&sought).map(|leaf| Pos { leaf, slot: 0 })
+        };
         while let Some(pos) = next {
             let spans = self.spans(pos.leaf)?;
-            if let Some(va) = spans.lowest(wish, lo, hi, pos.slot) {
-                self.near.store(pos.leaf, Ordering::Relaxed);
+            if let Some((va, slot)) = spans.lowest(wish, lo, hi, pos.slot) {
+                self.guess(Pos { slot, ..pos });
                 return Some(va);
             }
             if spans.last() >= hi {
                 return None;
             }
-            next = self.next_leaf(&sought, pos.leaf, spans.parent, 0);
+            next = self.next_leaf(&sought, spans.seat, 0);
         }
-        self.near.store(self.tail, Ordering::Relaxed);
+        self.guess_tail();
         self.tail_gap().lowest(wish, lo, hi)
     }
 
     /// The highest address for `wish` in `lo..hi`.
     pub(super) fn highest(&self, wish: &Wish, lo: u64, hi: u64) -> Option<u64> {
         if let Some(va) = self.tail_gap().highest(wish, lo, hi) {
-            self.near.store(self.tail, Ordering::Relaxed);
+            self.guess_tail();
             return Some(va);
         }
         let sought = Sought { high: true, ..Sought::new(wish) };
@@ -95,14 +97,15 @@ impl<T> Tree<T> {
             let spans = self.spans(pos.leaf)?;
             // The gap before the first range behind `hi` is the highest one that matters.
             let mut slots = (0..spans.len()).rev().skip_while(|slot| *slot > pos.slot);
-            if let Some(va) = slots.find_map(|slot| spans.gap(slot)?.highest(wish, lo, hi)) {
-                self.near.store(pos.leaf, Ordering::Relaxed);
+            let found = slots.find_map(|slot| Some((spans.gap(slot)?.highest(wish, lo, hi)?, slot)));
+            if let Some((va, slot)) = found {
+                self.guess(Pos { slot, ..pos });
                 return Some(va);
             }
             if spans.before <= lo {
                 return None;
             }
-            next = self.next_leaf(&sought, pos.leaf, spans.parent, 0);
+            next = self.next_leaf(&sought, spans.seat, 0);
         }
         if lo < self.base {
             self.head_gap().highest(wish, lo, hi)
@@ -122,7 +125,7 @@ impl<T> Tree<T> {
                 None => sought.pick(inner)?,
                 Some(start) => {
                     let Some(slot) = sought.pick_from(inner, start) else {
-                        return self.next_leaf(sought, node, inner.parent, level);
+                        return self.next_leaf(sought, inner.seat, level);
                     };
                     from = from.filter(|_| slot == start);
                     slot
@@ -134,11 +137,22 @@ impl<T> Tree<T> {
         Some(Pos { leaf: node, slot: from.map_or(sought.start(), |va| spans.seek(va)) })
     }
 
-    /// The next leaf with a gap of the size sought, behind all below the node `node` of `level`.
-    fn next_leaf(&self, sought: &Sought, mut node: u32, mut parent: u32, level: usize) -> Option<Pos> {
+    /// The first leaf of all with a gap of the size sought.
+    #[inline]
+    fn lowest_leaf(&self, sought: &Sought) -> Option<u32> {
+        let mut node = self.root;
+        for _ in 0..self.depth {
+            let inner = self.inners.get(node)?;
+            node = inner.child(inner.with(sought.kind, sought.size).trailing_zeros() as usize)?;
+        }
+        (node != NONE).then_some(node)
+    }
+
+    /// The next leaf with a gap of the size sought, behind all below the node with `seat`, which is of `level`.
+    fn next_leaf(&self, sought: &Sought, mut seat: Seat, level: usize) -> Option<Pos> {
         for below in level.. {
-            let inner = self.inners.get(parent)?;
-            if let Some(slot) = sought.pick_behind(inner, inner.slot_of(node)) {
+            let inner = self.inners.get(seat.parent)?;
+            if let Some(slot) = sought.pick_behind(inner, seat.slot()) {
                 let mut leaf = inner.child(slot)?;
                 for _ in 0..below {
                     let inner = self.inners.get(leaf)?;
@@ -146,7 +160,7 @@ impl<T> Tree<T> {
                 }
                 return Some(Pos { leaf, slot: sought.start() });
             }
-            (node, parent) = (parent, inner.parent);
+            seat = inner.seat;
         }
         None
     }
@@ -174,7 +188,7 @@ impl<T> Tree<T> {
             None => self.spans(self.root).map_or(0, |spans| spans.top[0]),
         };
         let tail = self.tail_gap();
-        (tail.room(0, 0, u64::MAX) / PAGE_BYTES).max(u64::try_from(below).unwrap_or(0))
+        (tail.room(0, 0, u64::MAX) / PAGE_BYTES).max(u64::try_from(below).unwrap_or(0) * GRAIN / PAGE_BYTES)
     }
 
     /// How many bytes from `at` on, below `hi`, a range with guard gaps may have.

@@ -5,7 +5,7 @@
 
 use super::gap::Sizes;
 use super::leaf::Leaf;
-use super::node::{spread, Inner, Node, Row, FAN, MIN, NONE};
+use super::node::{spread, Inner, Node, Row, Seat, FAN, MIN};
 use super::tree::Tree;
 use crate::storage::NoMemory;
 
@@ -17,9 +17,9 @@ impl<T> Tree<T> {
     pub(super) fn make_room(&mut self, leaf: u32) -> Result<(), NoMemory> {
         let mut node = leaf;
         for level in 0..self.depth {
-            let parent = self.parent(node, level);
+            let Seat { parent, slot } = self.seat(node, level);
             let inner = self.inners.get(parent).ok_or(NoMemory)?;
-            let slot = inner.slot_of(node);
+            let slot = slot as usize;
             // Sharing first keeps nodes four fifths full, whatever the order of insertions.
             for (left, other) in [(slot.wrapping_sub(1), slot.wrapping_sub(1)), (slot, slot.wrapping_add(1))] {
                 if other < inner.len() && self.size_of(inner.child(other), level) + WORTH <= FAN {
@@ -35,17 +35,25 @@ impl<T> Tree<T> {
         self.grow()
     }
 
-    fn parent(&self, node: u32, level: usize) -> u32 {
-        let parent =
-            if level == 0 { self.spans(node).map(|s| s.parent) } else { self.inners.get(node).map(|i| i.parent) };
-        parent.unwrap_or(NONE)
+    fn seat(&self, node: u32, level: usize) -> Seat {
+        let seat = if level == 0 { self.spans(node).map(|s| s.seat) } else { self.inners.get(node).map(|i| i.seat) };
+        seat.unwrap_or(Seat::NONE)
     }
 
-    fn set_parent(&mut self, node: u32, level: usize, parent: u32) {
+    /// Tells the children of a node, which is of the level above `level`, from `slot` on where they are.
+    fn seat_children(&mut self, parent: u32, slot: usize, level: usize) {
+        let Some(inner) = self.inners.get(parent) else { return };
+        let (children, slots) = (inner.children(), 0u32..);
+        for (child, slot) in children.zip(slots).skip(slot) {
+            self.set_seat(child, level, Seat { parent, slot });
+        }
+    }
+
+    fn set_seat(&mut self, node: u32, level: usize, seat: Seat) {
         if level > 0 {
-            self.inners.get_mut(node).into_iter().for_each(|inner| inner.parent = parent);
+            self.inners.get_mut(node).into_iter().for_each(|inner| inner.seat = seat);
         } else {
-            self.leaves.get_mut(node).into_iter().for_each(|leaf| leaf.spans.parent = parent);
+            self.leaves.get_mut(node).into_iter().for_each(|leaf| leaf.spans.seat = seat);
         }
     }
 
@@ -65,7 +73,7 @@ impl<T> Tree<T> {
             self.inners.get(old).map(|inner| inner.row(old))
         };
         let row = row.ok_or(NoMemory)?;
-        let mut top = Inner::new(NONE);
+        let mut top = Inner::new(Seat::NONE);
         top.insert(0, row);
         top.top = row.sizes;
         let node = self.inners.insert_within(top).map_err(|_| NoMemory)?;
@@ -73,7 +81,7 @@ impl<T> Tree<T> {
             self.inners.remove(node);
             return Err(error);
         }
-        self.set_parent(old, level, node);
+        self.seat_children(node, 0, level);
         self.root = node;
         self.depth += 1;
         Ok(())
@@ -83,20 +91,21 @@ impl<T> Tree<T> {
     fn cut(&mut self, parent: u32, slot: usize, level: usize) -> Result<(), NoMemory> {
         let child = self.inners.get(parent).and_then(|inner| inner.child(slot)).ok_or(NoMemory)?;
         let added =
-            if level == 0 { self.add_leaf(child, parent) } else { self.inners.insert_within(Inner::new(parent)).ok() };
+            if level == 0 { self.add_leaf(child) } else { self.inners.insert_within(Inner::new(Seat::NONE)).ok() };
         let row = Row { child: added.ok_or(NoMemory)?, bound: 0, sizes: Sizes::default() };
         if let Some(inner) = self.inners.get_mut(parent) {
             inner.insert(slot + 1, row);
         }
+        self.seat_children(parent, slot + 1, level);
         self.even_out(parent, slot, level, 0);
         Ok(())
     }
 
     /// Puts an empty leaf behind one.
-    fn add_leaf(&mut self, leaf: u32, parent: u32) -> Option<u32> {
+    fn add_leaf(&mut self, leaf: u32) -> Option<u32> {
         let mut added = Leaf::new(0, 0);
         let next = self.spans(leaf)?.next;
-        (added.spans.parent, added.spans.prev, added.spans.next) = (parent, leaf, next);
+        (added.spans.prev, added.spans.next) = (leaf, next);
         let node = self.leaves.insert_within(added).ok()?;
         self.link(leaf, node);
         self.link(node, next);
@@ -118,12 +127,12 @@ impl<T> Tree<T> {
     pub(super) fn fill_up(&mut self, leaf: u32) {
         let mut node = leaf;
         for level in 0..self.depth {
-            let parent = self.parent(node, level);
+            let Seat { parent, slot } = self.seat(node, level);
             let Some(inner) = self.inners.get(parent) else { return };
             if self.size_of(Some(node), level) >= MIN {
                 break;
             }
-            let slot = inner.slot_of(node);
+            let slot = slot as usize;
             let left = if slot + 1 < inner.len() { slot } else { slot.saturating_sub(1) };
             self.even_out(parent, left, level, FAN);
             node = parent;
@@ -134,7 +143,7 @@ impl<T> Tree<T> {
             self.inners.remove(self.root);
             self.root = child;
             self.depth -= 1;
-            self.set_parent(child, self.depth, NONE);
+            self.set_seat(child, self.depth, Seat::NONE);
         }
     }
 
@@ -147,7 +156,10 @@ impl<T> Tree<T> {
         inner.put(left, first);
         match second {
             Some(row) => inner.put(left + 1, row),
-            None => inner.remove(left + 1),
+            None => {
+                inner.remove(left + 1);
+                self.seat_children(parent, left + 1, level);
+            }
         }
     }
 
@@ -158,9 +170,10 @@ impl<T> Tree<T> {
         let total = left.len() + right.len();
         let one = total <= fit;
         spread(&mut left, &mut right, if one { total } else { total / 2 });
-        (right.spans.before, right.spans.before_guard) = (left.spans.last(), left.spans.last_guard());
+        right.spans.set_before(left.spans.last(), left.spans.last_guard());
         let next = right.spans.next;
-        (left.spans.top, right.spans.top) = (left.spans.largest(), right.spans.largest());
+        left.spans.survey();
+        right.spans.survey();
         *self.leaves.get_mut(a)? = left;
         *self.leaves.get_mut(b)? = right;
         if one {
@@ -179,7 +192,7 @@ impl<T> Tree<T> {
         for (node, mut inner) in [(a, left), (b, right)] {
             inner.top = inner.largest();
             *self.inners.get_mut(node)? = inner;
-            inner.children().for_each(|child| self.set_parent(child, level - 1, node));
+            self.seat_children(node, 0, level - 1);
         }
         let row = |node| Some(self.inners.get(node)?.row(node));
         let (first, second) = (row(a)?, row(b)?);

@@ -7,9 +7,9 @@
 use core::ops::Range;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use super::gap::{Edge, Gap, Sizes, NO_GAP};
+use super::gap::{Edge, Gap, Sizes};
 use super::leaf::{Leaf, Span, Spans, NO_GUARD};
-use super::node::{Inner, MIN, NONE};
+use super::node::{Inner, Seat, MIN, NONE};
 use super::request::InsertError;
 use crate::storage::{NoMemory, Slab};
 
@@ -37,9 +37,10 @@ pub(super) struct Tree<T> {
     pub(super) depth: usize,
     /// The leaf with the last range.
     pub(super) tail: u32,
-    /// The leaf where something was last found. A guess where the next call goes on, mostly an insertion at the place
-    /// found: whoever uses it looks first whether it is right. Atomic, for searches only borrow the tree.
-    pub(super) near: AtomicU32,
+    /// The leaf where something was last found, and the slot. A guess where the next call goes on, mostly an insertion
+    /// at the place found: whoever uses it looks first whether it is right. Atomic, for searches only borrow the tree.
+    near: AtomicU32,
+    near_slot: AtomicU32,
     len: usize,
     /// Insertions that memory was reserved for.
     room: usize,
@@ -57,6 +58,7 @@ impl<T> Tree<T> {
             depth: 0,
             tail: NONE,
             near: AtomicU32::new(NONE),
+            near_slot: AtomicU32::new(0),
             len: 0,
             room: 0,
         }
@@ -67,12 +69,16 @@ impl<T> Tree<T> {
         if self.room >= extra {
             return Ok(());
         }
+        let per_level = extra.saturating_mul(self.depth.saturating_add(1)).saturating_add(1);
+        if self.leaves.spare() >= extra && self.inners.spare() >= per_level {
+            self.room = extra;
+            return Ok(());
+        }
         let total = self.len.checked_add(extra).ok_or(NoMemory)?;
         // An insertion splits at most one node per level. And however ranges come and go, `total` of them never need
         // more nodes than there are with the fewest entries in each.
         let leaves = (total / MIN).saturating_add(1);
         self.leaves.reserve(extra.min(leaves.saturating_sub(self.leaves.len())))?;
-        let per_level = extra.saturating_mul(self.depth.saturating_add(1)).saturating_add(1);
         let inners = (leaves / (MIN - 1)).saturating_add(LEVELS);
         self.inners.reserve(per_level.min(inners.saturating_sub(self.inners.len())))?;
         self.room = extra;
@@ -96,6 +102,23 @@ impl<T> Tree<T> {
         self.leaves.get(leaf).map(|leaf| &leaf.spans)
     }
 
+    /// Takes note of where something was found.
+    #[inline]
+    pub(super) fn guess(&self, pos: Pos) {
+        self.near.store(pos.leaf, Ordering::Relaxed);
+        self.near_slot.store(u32::try_from(pos.slot).unwrap_or(0), Ordering::Relaxed);
+    }
+
+    #[inline]
+    fn guessed(&self) -> (u32, usize) {
+        (self.near.load(Ordering::Relaxed), self.near_slot.load(Ordering::Relaxed) as usize)
+    }
+
+    pub(super) fn guess_tail(&self) {
+        let slot = self.spans(self.tail).map_or(0, Spans::len);
+        self.guess(Pos { leaf: self.tail, slot });
+    }
+
     /// The leaf that `va` belongs into; `None` where there are no entries.
     #[inline]
     fn leaf_of(&self, va: u64) -> Option<u32> {
@@ -103,6 +126,12 @@ impl<T> Tree<T> {
         if self.spans(near).is_some_and(|spans| spans.covers(va)) {
             return Some(near);
         }
+        self.descend(va)
+    }
+
+    /// The same, without a guess.
+    #[inline]
+    fn descend(&self, va: u64) -> Option<u32> {
         let mut node = self.root;
         for _ in 0..self.depth {
             let inner = self.inners.get(node)?;
@@ -170,6 +199,15 @@ impl<T> Tree<T> {
 
     /// Inserts a range within the limits.
     pub(super) fn insert(&mut self, range: Range<u64>, guard: u32, value: T) -> Result<(), (InsertError, T)> {
+        // No two ranges lie in one gap, so a guess that admits this one is right.
+        let (near, slot) = self.guessed();
+        if let Some(leaf) = self.leaves.get_mut(near).filter(|leaf| leaf.spans.admits(slot, &range)) {
+            if self.room > 0 {
+                let above = leaf.admit(slot, Span { start: range.start, end: range.end, guard }, value);
+                self.added(above);
+                return Ok(());
+            }
+        }
         match self.place(&range) {
             Ok(pos) => self.put(pos, Span { start: range.start, end: range.end, guard }, value),
             Err(why) => return Err((why, value)),
@@ -213,27 +251,26 @@ impl<T> Tree<T> {
     }
 
     /// Puts a range where there is room for it.
-    #[inline]
-    fn put(&mut self, Pos { leaf: node, slot }: Pos, span: Span, value: T) {
-        let Some(leaf) = self.leaves.get_mut(node) else { return };
-        let gone = leaf.spans.sizes(slot);
-        leaf.insert(slot, span, value);
-        self.len += 1;
-        self.room = self.room.saturating_sub(1);
-        let known = gone != NO_GAP && leaf.spans.is_plain(slot);
-        let come = if known { NO_GAP } else { leaf.spans.sizes_around(slot) };
-        self.settle(node, gone, come);
+    fn put(&mut self, Pos { leaf, slot }: Pos, span: Span, value: T) {
+        let Some(leaf) = self.leaves.get_mut(leaf) else { return };
+        let above = leaf.admit(slot, span, value);
+        self.added(above);
     }
 
-    /// Brings a leaf and the nodes above it up to date; see [`Spans::note_sizes`].
     #[inline]
-    fn settle(&mut self, leaf: u32, gone: Sizes, come: Sizes) {
-        let Some(Leaf { spans, .. }) = self.leaves.get_mut(leaf) else { return };
-        let Some(mut top) = spans.note_sizes(gone, come) else { return };
-        let (mut node, mut parent) = (leaf, spans.parent);
-        while let Some(inner) = self.inners.get_mut(parent) {
-            let Some(above) = inner.note_sizes(inner.slot_of(node), top) else { return };
-            (node, parent, top) = (parent, inner.parent, above);
+    fn added(&mut self, above: Option<(Seat, Sizes)>) {
+        self.len += 1;
+        self.room = self.room.saturating_sub(1);
+        self.settle(above);
+    }
+
+    /// Brings the nodes above one up to date: that at `seat`, whose largest sizes are new.
+    #[inline]
+    fn settle(&mut self, above: Option<(Seat, Sizes)>) {
+        let Some((mut seat, mut top)) = above else { return };
+        while let Some(inner) = self.inners.get_mut(seat.parent) {
+            let Some(above) = inner.note_sizes(seat.slot(), top) else { return };
+            (seat, top) = (inner.seat, above);
         }
     }
 
@@ -241,39 +278,47 @@ impl<T> Tree<T> {
     fn settle_end(&mut self, leaf: u32) {
         let Some(spans) = self.spans(leaf) else { return };
         let (bound, last, guard, next) = (spans.bound(), spans.last(), spans.last_guard(), spans.next);
-        let (mut node, mut parent) = (leaf, spans.parent);
-        while let Some(inner) = self.inners.get_mut(parent) {
-            if !inner.note_bound(inner.slot_of(node), bound) {
+        let mut seat = spans.seat;
+        while let Some(inner) = self.inners.get_mut(seat.parent) {
+            if !inner.note_bound(seat.slot(), bound) {
                 break;
             }
-            (node, parent) = (parent, inner.parent);
+            seat = inner.seat;
         }
         let Some(behind) = self.leaves.get_mut(next) else { return };
         let gone = behind.spans.sizes(0);
-        (behind.spans.before, behind.spans.before_guard) = (last, guard);
-        let come = behind.spans.sizes(0);
-        self.settle(next, gone, come);
+        behind.spans.set_before(last, guard);
+        let above = behind.spans.note_sizes(gone, behind.spans.sizes(0));
+        self.settle(above);
     }
 
     /// Removes the range that starts at `start`.
     pub(super) fn remove(&mut self, start: u64) -> Option<(Range<u64>, T)> {
-        let node = self.leaf_of(start)?;
+        let (near, slot) = self.guessed();
+        let (node, slot) = match self.spans(near) {
+            Some(spans) if spans.starts_at(slot, start) => (near, slot),
+            _ => {
+                let node = self.descend(start)?;
+                (node, self.leaves.get(node)?.seek_value(start))
+            }
+        };
         let leaf = self.leaves.get_mut(node)?;
-        let slot = leaf.spans.seek(start);
-        let span = leaf.spans.span(slot).filter(|span| span.start == start)?;
+        if !leaf.spans.starts_at(slot, start) {
+            return None;
+        }
+        let end = leaf.spans.end_before(slot + 1);
         let last = slot + 1 == leaf.spans.len();
-        let gone = if !last && leaf.spans.is_plain(slot) { NO_GAP } else { leaf.spans.sizes_around(slot) };
-        let value = leaf.remove(slot)?;
-        let (left, come) = (leaf.spans.len(), leaf.spans.sizes(slot));
+        let (value, above) = leaf.remove(slot);
+        let (value, left) = (value?, leaf.spans.len());
         self.len = self.len.saturating_sub(1);
-        self.settle(node, gone, come);
+        self.settle(above);
         if last {
             self.settle_end(node);
         }
         if left < MIN {
             self.shrink(node, left);
         }
-        Some((start..span.end, value))
+        Some((start..end, value))
     }
 
     /// Takes care of a leaf with as few ranges as `left`.
@@ -314,11 +359,12 @@ impl<T> Tree<T> {
         let Some(span) = leaf.spans.span(slot) else { return };
         let gone = leaf.spans.sizes(slot + 1);
         leaf.spans.put(slot, Span { end, ..span });
-        let come = leaf.spans.sizes(slot + 1);
+        leaf.spans.mark(slot + 1);
         if slot + 1 == leaf.spans.len() {
             self.settle_end(node);
         } else {
-            self.settle(node, gone, come);
+            let above = leaf.spans.note_sizes(gone, leaf.spans.sizes(slot + 1));
+            self.settle(above);
         }
     }
 }

@@ -1,13 +1,17 @@
 //! A change of the records: which pages were there before, which are there after, and how to get from one to the other
 //! and back. Map, unmap, protect and sparse are all changes; what the tables need for one is the planner's to find out.
 
+use super::execute::Write;
 use super::frames::Wants;
+use super::job::Body;
 use super::piece::{effective_flags, smallest_page, Backed, Piece, Sizes};
+use super::plan::Holdings;
 use super::request::{Live, PrepareError, Protection, Span};
 use super::space::Vmm;
 use crate::addr::{Aperture, PageSize, PhysAddr, PAGE_BYTES};
 use crate::format::{Format, Leaf, MmuVersion, Pte};
-use crate::storage::{List, NoMemory};
+use crate::storage::{List, NoMemory, Owned};
+use crate::va::{InsertError, VaError};
 use core::ops::Range;
 
 /// Pages that a job writes entries for, and their words.
@@ -34,6 +38,64 @@ pub(super) struct Change {
     pub(super) live: Live,
     /// The range becomes sparse, or is no longer: pages stay as they are.
     pub(super) sparse: Option<bool>,
+    /// Whether pieces of the records reach over the range's borders.
+    pub(super) cuts: [bool; 2],
+    /// Whether new pieces may go on from their neighbours.
+    pub(super) heals: bool,
+}
+
+/// Empty lists of earlier jobs, for the next one to fill: a space where one job follows another allocates nothing.
+#[derive(Debug, Default)]
+pub(super) struct Scraps {
+    pub(super) old: List<(Range<u64>, Piece)>,
+    pub(super) new: List<Target>,
+    pub(super) init: List<Write>,
+    pub(super) held: Holdings,
+    pub(super) bodies: List<Owned<Body>>,
+}
+
+/// Bytes of heap that one list may keep for later.
+const KEPT_BYTES: usize = 64 << 10;
+/// Jobs whose lists are kept.
+const KEPT_BODIES: usize = 4;
+
+impl Scraps {
+    pub(super) fn keep_old(&mut self, mut list: List<(Range<u64>, Piece)>) {
+        list.clear();
+        keep(&mut self.old, list, List::footprint);
+    }
+
+    pub(super) fn keep_new(&mut self, mut list: List<Target>) {
+        list.clear();
+        keep(&mut self.new, list, List::footprint);
+    }
+
+    pub(super) fn keep_init(&mut self, mut list: List<Write>) {
+        list.clear();
+        keep(&mut self.init, list, List::footprint);
+    }
+
+    pub(super) fn keep_held(&mut self, mut held: Holdings) {
+        held.owned.clear();
+        held.journal.clear();
+        held.linked.clear();
+        held.spare.clear();
+        keep(&mut self.held, held, |held| held.owned.footprint() + held.journal.footprint() + held.linked.footprint());
+    }
+
+    /// Keeps what a closed job consisted of.
+    pub(super) fn keep_body(&mut self, mut body: Owned<Body>) {
+        body.clear();
+        if self.bodies.len() < KEPT_BODIES && body.footprint() <= KEPT_BYTES && self.bodies.reserve(1).is_ok() {
+            let _ = self.bodies.push_within(body);
+        }
+    }
+}
+
+fn keep<T>(place: &mut T, value: T, footprint: impl Fn(&T) -> usize) {
+    if footprint(&value) <= KEPT_BYTES {
+        *place = value;
+    }
 }
 
 /// The part of a span's range whose pages are cut.
@@ -51,22 +113,53 @@ impl Edges {
 
 impl<F: Format> Vmm<F> {
     /// The change that takes `span` out, or gives its pages other attributes.
-    pub(super) fn change_of(&self, span: &Span, protection: Option<Protection>) -> Result<Change, PrepareError> {
-        let range = match protection {
-            None => self.mapped_part(&span.range)?,
-            Some(_) => self.mapped_whole(&span.range)?,
+    pub(super) fn change_of(&mut self, span: &Span, protection: Option<Protection>) -> Result<Change, PrepareError> {
+        let mut change = self.new_change(span.range.clone(), span.live);
+        for (whole, piece) in self.va.overlapping(span.range.clone()) {
+            change.old.push((whole, *piece))?;
+        }
+        let not_mapped = |range| Err(PrepareError::NotMapped { range });
+        let (Some((first, _)), Some((last, _))) = (change.old.first(), change.old.last()) else {
+            return not_mapped(span.range.clone());
         };
-        let edges = self.edges(&range, span.live)?;
+        let range = span.range.start.max(first.start)..span.range.end.min(last.end);
+        if protection.is_some() {
+            let mut at = span.range.start;
+            for (piece, _) in change.old.iter().chain([&(span.range.end..span.range.end, Piece::NONE)]) {
+                if piece.start > at {
+                    return not_mapped(at..piece.start);
+                }
+                at = piece.end;
+            }
+        }
+        let edges = edges(&change.old, &range, span.live)?;
         let start = edges.left.as_ref().map_or(range.start, |page| page.start);
         let end = edges.right.as_ref().map_or(range.end, |page| page.end);
-        let mut change = Change { range: start..end, live: span.live, ..Change::default() };
-        for (whole, piece) in self.va.overlapping(start..end) {
-            let part = whole.start.max(start)..whole.end.min(end);
-            let piece = piece.skip(part.start - whole.start);
-            change.old.push((part.clone(), piece))?;
-            self.recast(&mut change, part, piece, &range, &edges, protection)?;
+        change.range = start..end;
+        if let Some((first, piece)) = change.old.first_mut().filter(|(first, _)| first.start < start) {
+            *piece = piece.skip(start - first.start);
+            first.start = start;
+            change.cuts[0] = true;
+        }
+        if let Some((last, _)) = change.old.last_mut().filter(|(last, _)| last.end > end) {
+            last.end = end;
+            change.cuts[1] = true;
+        }
+        if protection.is_some() || edges.left.is_some() || edges.right.is_some() {
+            change.heals = true;
+            for index in 0..change.old.len() {
+                if let Some((part, piece)) = change.old.get(index).cloned() {
+                    self.recast(&mut change, part, piece, &range, &edges, protection)?;
+                }
+            }
         }
         Ok(change)
+    }
+
+    /// A change of `range` that comes to nothing yet; its lists are those of an earlier one.
+    pub(super) fn new_change(&mut self, range: Range<u64>, live: Live) -> Change {
+        let Scraps { old, new, .. } = &mut self.scraps;
+        Change { range, live, old: core::mem::take(old), new: core::mem::take(new), ..Change::default() }
     }
 
     /// What becomes of one piece.
@@ -167,46 +260,47 @@ impl<F: Format> Vmm<F> {
         end / PAGE_BYTES
     }
 
-    /// The part of `range` from its first to its last mapped page.
-    fn mapped_part(&self, range: &Range<u64>) -> Result<Range<u64>, PrepareError> {
-        let none = || PrepareError::NotMapped { range: range.clone() };
-        let (first, _) = self.va.overlapping(range.clone()).next().ok_or_else(none)?;
-        let (last, _) = self.va.prev(range.end).ok_or_else(none)?;
-        Ok(range.start.max(first.start)..range.end.min(last.end))
-    }
-
-    /// `range`, if all of it is mapped.
-    fn mapped_whole(&self, range: &Range<u64>) -> Result<Range<u64>, PrepareError> {
-        let mut at = range.start;
-        for (piece, _) in self.va.overlapping(range.clone()) {
-            if piece.start > at {
-                return Err(PrepareError::NotMapped { range: at..piece.start });
+    /// Enters a change into the records: all of it or nothing. Room was reserved.
+    pub(super) fn book(&mut self, change: &Change) -> Result<(), PrepareError> {
+        let Change { range, old, new, cuts, heals, .. } = change;
+        for (cut, border) in cuts.iter().zip([range.start, range.end]) {
+            if *cut {
+                let _ = self.va.split(border, |piece, bytes| piece.skip(bytes));
             }
-            at = piece.end;
         }
-        if at < range.end {
-            return Err(PrepareError::NotMapped { range: at..range.end });
+        for (piece, _) in old.iter() {
+            self.va.remove(piece.start);
         }
-        Ok(range.clone())
+        for (index, target) in new.iter().enumerate() {
+            if let Err((why, _)) = self.va.insert(target.range.clone(), target.piece) {
+                // Only what is mapped afresh can meet something, and has replaced nothing.
+                for target in new.iter().take(index) {
+                    self.va.remove(target.range.start);
+                }
+                return Err(self.refused(why, target.range.end));
+            }
+        }
+        if *heals {
+            for target in new.iter() {
+                self.heal(target.range.start);
+            }
+            self.heal(range.end);
+        }
+        Ok(())
     }
 
-    /// The pages that reach over the borders of `range`.
-    fn edges(&self, range: &Range<u64>, live: Live) -> Result<Edges, PrepareError> {
-        let page_over = |va: u64| {
-            let (_, piece) = self.va.get(va).filter(|(piece, _)| piece.start < va)?;
-            let mask = piece.page.bytes() - 1;
-            (va & mask != 0).then(|| va & !mask..(va & !mask) + mask + 1)
-        };
-        let edges = Edges { left: page_over(range.start), right: page_over(range.end) };
-        match edges.left.as_ref().or(edges.right.as_ref()) {
-            Some(entry) if live == Live::MustNotFault => Err(PrepareError::WouldFault { entry: entry.clone() }),
-            _ => Ok(edges),
+    fn refused(&self, why: InsertError, end: u64) -> PrepareError {
+        match why {
+            InsertError::Overlap { with } => PrepareError::Busy { with },
+            InsertError::OutOfLimits => PrepareError::BeyondVa { end, limit: self.va.limits().end },
+            InsertError::Invalid(why) => PrepareError::NoVa(VaError::InvalidRequest(why)),
+            InsertError::NoRoom => PrepareError::NoMemory(NoMemory),
         }
     }
 
-    /// Puts the pieces of `new` in the place of whatever the records have in `range`. Cannot fail where room for two
+    /// Puts the pieces of `old` in the place of whatever the records have in `range`. Cannot fail where room for two
     /// pieces more was reserved.
-    pub(super) fn rebook<'p>(&mut self, range: &Range<u64>, new: impl Iterator<Item = (Range<u64>, &'p Piece)>) {
+    pub(super) fn unbook(&mut self, range: &Range<u64>, old: &[(Range<u64>, Piece)]) {
         for border in [range.start, range.end] {
             // A border that lies between pieces, or where nothing is, need not be cut.
             let _ = self.va.split(border, |piece, bytes| piece.skip(bytes));
@@ -217,10 +311,9 @@ impl<F: Format> Vmm<F> {
                 break;
             }
         }
-        for (piece, what) in new {
-            let start = piece.start;
-            let _ = self.va.insert(piece, *what);
-            self.heal(start);
+        for (piece, what) in old {
+            let _ = self.va.insert(piece.clone(), *what);
+            self.heal(piece.start);
         }
         self.heal(range.start);
         self.heal(range.end);
@@ -238,6 +331,22 @@ impl<F: Format> Vmm<F> {
     /// Room in the records for what `rebook` does, forth and back.
     pub(super) fn reserve_records(&mut self, change: &Change) -> Result<(), NoMemory> {
         self.va.reserve(change.old.len() + change.new.len() + 4)
+    }
+}
+
+/// The pages that reach over the borders of `range`, where `pieces` are mapped.
+fn edges(pieces: &[(Range<u64>, Piece)], range: &Range<u64>, live: Live) -> Result<Edges, PrepareError> {
+    let page_over = |va: u64, (_, piece): &(Range<u64>, Piece)| {
+        let mask = piece.page.bytes() - 1;
+        (va & mask != 0).then(|| va & !mask..(va & !mask) + mask + 1)
+    };
+    let first = pieces.first().filter(|(piece, _)| piece.start < range.start);
+    let last = pieces.last().filter(|(piece, _)| piece.end > range.end);
+    let left = first.and_then(|first| page_over(range.start, first));
+    let edges = Edges { left, right: last.and_then(|last| page_over(range.end, last)) };
+    match edges.left.as_ref().or(edges.right.as_ref()) {
+        Some(entry) if live == Live::MustNotFault => Err(PrepareError::WouldFault { entry: entry.clone() }),
+        _ => Ok(edges),
     }
 }
 

@@ -46,13 +46,13 @@ impl<F: Format> Vmm<F> {
     ///
     /// # Errors
     /// [`CommitError::Foreign`], with the receipt.
-    #[expect(clippy::result_large_err, reason = "the receipt comes back by value: boxing it would allocate")]
     pub fn commit<P: TablePool>(&mut self, pool: &mut P, receipt: Receipt) -> Result<Mapping, (Receipt, CommitError)> {
-        let record = match self.record_of(&receipt.job.token) {
+        let record = match self.record_of(&receipt.job.body.token) {
             Some(record) => record,
             None => return Err((receipt, CommitError::Foreign)),
         };
         let range = self.close_job(pool, record);
+        self.scraps.keep_body(receipt.job.body);
         self.sweep(pool);
         Ok(Mapping { range })
     }
@@ -61,15 +61,17 @@ impl<F: Format> Vmm<F> {
     ///
     /// # Errors
     /// [`CommitError`], with the job, whole.
-    #[expect(clippy::result_large_err, reason = "the job comes back by value: boxing it would allocate")]
     pub fn cancel<P: TablePool>(&mut self, pool: &mut P, job: Job) -> Result<(), (Job, CommitError)> {
         self.sweep(pool);
-        let Some(record) = self.record_of(&job.token) else { return Err((job, CommitError::Foreign)) };
+        let Some(record) = self.record_of(&job.body.token) else { return Err((job, CommitError::Foreign)) };
         if job.state() != State::Prepared {
             return Err((job, CommitError::Begun));
         }
         match self.take_back(pool, record) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.scraps.keep_body(job.body);
+                Ok(())
+            }
             Err(why) => Err((job, why)),
         }
     }
@@ -101,7 +103,7 @@ impl<F: Format> Vmm<F> {
     /// Takes a plan back: records first, then the mirror. Room for the records was reserved.
     pub(super) fn undo<P: TablePool>(&mut self, pool: &mut P, range: &Range<u64>, before: &Before, held: &Holdings) {
         match before {
-            Before::Pieces(pieces) => self.rebook(range, pieces.iter().map(|(range, piece)| (range.clone(), piece))),
+            Before::Pieces(pieces) => self.unbook(range, pieces),
             Before::Sparse(parts) => {
                 let _ = self.sparse.subtract(range.clone());
                 for part in parts.iter() {
@@ -144,6 +146,10 @@ impl<F: Format> Vmm<F> {
         record.held.journal.free_replaced(&mut self.tree, pool);
         for &table in record.held.spare.iter() {
             pool.give(table, DIRECTORY_BYTES);
+        }
+        self.scraps.keep_held(record.held);
+        if let Before::Pieces(pieces) = record.before {
+            self.scraps.keep_old(pieces);
         }
         record.range
     }

@@ -100,8 +100,8 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
         self.held.journal.reserve(6)?;
         let slot = half_slot::<F>(Half::Big, domain);
         let [big_at, small_at] = [Place { directory, slot }, Place { directory, slot: slot + 1 }];
-        let entry = self.tree.child(big_at);
-        let [big, little] = [self.leaf_table(big_at), self.leaf_table(small_at)];
+        let (entry, other) = self.tree.halves(big_at);
+        let (big, little) = (self.leaf_table(entry), self.leaf_table(other));
         let turn = self.turn(domain, [&big, &little]);
 
         let was_one = matches!(entry, Child::Leaf | Child::Sparse);
@@ -171,10 +171,10 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
             after = before;
             affected |= chunks_of(domain, &inside);
         }
-        let [(any0, full0), (any1, full1)] =
-            [self.set.sparse_before, self.set.sparse].map(|windows| sparse_chunks(windows, domain));
+        let (any0, full0) = sparse_chunks(self.set.sparse_before, domain);
+        let (any1, full1) = sparse_chunks(self.set.sparse, domain);
         let any_sparse = any0 | any1 != 0;
-        let fresh = tables.iter().all(|table| table.is_none());
+        let fresh = tables[0].is_none() && tables[1].is_none();
         if fresh && any_sparse {
             affected = u32::MAX;
         }
@@ -221,8 +221,8 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
         }
     }
 
-    fn leaf_table(&self, place: Place) -> Option<Table> {
-        let Child::Table(number) = self.tree.child(place) else { return None };
+    fn leaf_table(&self, child: Child) -> Option<Table> {
+        let Child::Table(number) = child else { return None };
         let table = self.tree.table(number)?;
         Some(Table {
             number,

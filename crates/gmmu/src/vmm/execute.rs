@@ -22,15 +22,14 @@ pub struct Write {
     pub source: Source,
 }
 
-/// Where the words of a [`Write`] come from. An entry grows by the same step from one 4 KiB frame to the next, whatever
-/// the format.
+/// Where the words of a [`Write`] come from. Entries of any size have the 4 KiB frame number in the same place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// From the run itself.
     Words,
-    /// From the caller's frame list: word `n` is `run.step` plus frame `run.first + n` times the frame step.
+    /// From the caller's frame list: word `n` is `run.step` plus frame `run.first + n` in its place.
     Frames,
-    /// Parts of one large page: the words of the run, plus this frame of the list times the frame step.
+    /// Parts of one large page: the words of the run, plus this frame of the list in its place.
     Part(u32),
 }
 
@@ -41,8 +40,8 @@ pub struct Round<'a> {
     pub leaves: &'a [Write],
     /// Directory entries, from the bottom up.
     pub links: &'a [Write],
-    /// What an entry grows by from one 4 KiB frame to the next.
-    pub frame_step: u64,
+    /// Where a 4 KiB frame number stands in an entry: its lowest bit.
+    pub frame_shift: u32,
 }
 
 impl Write {
@@ -57,22 +56,22 @@ impl Write {
     }
 
     /// Writes all words.
-    fn perform<M: TableMemory>(&self, memory: &mut M, frame_step: u64, frames: &[Pfn]) -> Result<(), DeviceError> {
+    fn perform<M: TableMemory>(&self, memory: &mut M, frame_shift: u32, frames: &[Pfn]) -> Result<(), DeviceError> {
         let run = match self.source {
             Source::Words => self.run,
             Source::Part(frame) => {
                 let frame = frames.get(frame as usize).map_or(0, |frame| frame.raw());
-                Run { first: self.run.first.wrapping_add(frame.wrapping_mul(frame_step)), ..self.run }
+                Run { first: self.run.first.wrapping_add(frame.wrapping_shl(frame_shift)), ..self.run }
             }
             Source::Frames => {
                 let frames = usize::try_from(self.run.first).ok().and_then(|first| frames.get(first..));
                 let frames = frames.and_then(|rest| rest.get(..self.run.count as usize)).unwrap_or_default();
                 let base = self.run.step;
                 if self.stride == 8 {
-                    return memory.write_frames(self.at, Encoding { base, step: frame_step }, frames);
+                    return memory.write_frames(self.at, Encoding { base, shift: frame_shift }, frames);
                 }
                 return self
-                    .one_by_one(memory, frames.iter().map(|frame| Encoding { base, step: frame_step }.word(*frame)));
+                    .one_by_one(memory, frames.iter().map(|frame| Encoding { base, shift: frame_shift }.word(*frame)));
             }
         };
         if self.stride == 8 {
@@ -154,9 +153,9 @@ impl Round<'_> {
                 let left = write.run.count.saturating_sub(cursor.words);
                 let count = u32::try_from(budget).unwrap_or(u32::MAX).min(left);
                 if count == left && cursor.words == 0 {
-                    write.perform(memory, self.frame_step, frames)?;
+                    write.perform(memory, self.frame_shift, frames)?;
                 } else if count > 0 {
-                    write.part(cursor.words, count).perform(memory, self.frame_step, frames)?;
+                    write.part(cursor.words, count).perform(memory, self.frame_shift, frames)?;
                 }
                 budget -= u64::from(count);
                 if count < left {

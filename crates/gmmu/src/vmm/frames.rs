@@ -104,6 +104,10 @@ impl Wants {
         self.list.is_empty()
     }
 
+    pub(crate) fn clear(&mut self) {
+        self.list.clear();
+    }
+
     pub(crate) fn as_slice(&self) -> &[Want] {
         &self.list
     }

@@ -4,8 +4,9 @@ use super::execute::{Cursor, Flush, Round, Source, Write};
 use super::frames::{FramesError, Want, Wants};
 use crate::addr::Pfn;
 use crate::device::{Depth, DeviceError, Hardware, Invalidate, Invalidator, Poll, TableMemory};
-use crate::storage::{List, Shared};
-use crate::tlb::Limits;
+use crate::storage::{List, NoMemory, Owned, Shared};
+use crate::regs;
+use crate::tlb::{wait, Limits};
 use core::ops::Range;
 use core::sync::atomic::{AtomicU8, Ordering};
 
@@ -76,6 +77,9 @@ pub enum ExecuteError {
     /// The round was not written yet.
     #[error("there is nothing to flush: write the round first")]
     NotWritten,
+    /// Jobs of several spaces cannot share an invalidate.
+    #[error("the jobs are of different address spaces, and cannot share an invalidate")]
+    OtherSpace,
     /// Frames that the job wants are still missing.
     #[error("the job wants frames that were not known when it was prepared: give them with `with_frames`")]
     FramesMissing,
@@ -126,16 +130,59 @@ impl OwnedRound {
 #[must_use = "a job changes nothing until it is executed; cancel it to give its tables back"]
 #[derive(Debug)]
 pub struct Job {
+    pub(crate) body: Owned<Body>,
+}
+
+/// What a job consists of. Its lists are used again by later jobs of its space.
+#[derive(Debug)]
+pub(crate) struct Body {
     pub(crate) token: Token,
     pub(crate) range: Range<u64>,
     pub(crate) after: List<Shared<Progress>>,
-    pub(crate) rounds: List<OwnedRound>,
-    /// What an entry grows by from one 4 KiB frame to the next.
-    pub(crate) frame_step: u64,
+    pub(crate) rounds: [OwnedRound; 2],
+    /// Where a 4 KiB frame number stands in an entry.
+    pub(crate) frame_shift: u32,
     pub(crate) wants: Wants,
     pub(crate) limits: Limits,
+    /// The round at hand, and the first one with something to do.
     pub(crate) round: usize,
+    pub(crate) first: usize,
     pub(crate) cursor: Cursor,
+}
+
+impl Body {
+    /// A job of nothing yet.
+    pub(crate) fn new(limits: Limits, frame_shift: u32, what: Invalidate) -> Result<Self, NoMemory> {
+        let token = Token { record: u32::MAX, progress: Shared::new(Progress::new())? };
+        let rounds = [OwnedRound::new(what), OwnedRound::new(what)];
+        let (after, wants, cursor) = (List::new(), Wants::default(), Cursor::default());
+        Ok(Self { token, range: 0..0, after, rounds, frame_shift, wants, limits, round: 0, first: 0, cursor })
+    }
+
+    /// Forgets everything; the room of the lists stays.
+    pub(crate) fn clear(&mut self) {
+        self.after.clear();
+        self.wants.clear();
+        for round in &mut self.rounds {
+            round.leaves.clear();
+            round.links.clear();
+        }
+        (self.round, self.cursor) = (0, Cursor::default());
+    }
+
+    /// Makes a state of its own for a job that is used again: others may still look at the old one.
+    pub(crate) fn renew(&mut self) -> Result<(), NoMemory> {
+        if !self.token.progress.is_alone() {
+            self.token.progress = Shared::new(Progress::new())?;
+        }
+        self.token.progress.set(State::Prepared);
+        Ok(())
+    }
+
+    /// Bytes of heap that its lists hold.
+    pub(crate) fn footprint(&self) -> usize {
+        self.rounds.iter().map(|round| round.leaves.footprint() + round.links.footprint()).sum()
+    }
 }
 
 /// Proof that a job was executed: everything is written, and the GPU has forgotten what was before. Give it to
@@ -170,19 +217,19 @@ impl Job {
     /// How far the job has got.
     #[must_use]
     pub fn state(&self) -> State {
-        self.token.progress.get()
+        self.body.token.progress.get()
     }
 
     /// The addresses that the job changes.
     #[must_use]
     pub fn range(&self) -> Range<u64> {
-        self.range.clone()
+        self.body.range.clone()
     }
 
     /// How many rounds of write and flush the job takes.
     #[must_use]
     pub fn rounds(&self) -> usize {
-        self.rounds.len()
+        self.body.rounds.len() - self.body.first
     }
 
     /// Gives the frames of pages that the records know no memory of: one 4 KiB frame number a page, of its first byte,
@@ -191,7 +238,6 @@ impl Job {
     ///
     /// # Errors
     /// [`FramesError`], with the job.
-    #[expect(clippy::result_large_err, reason = "the job comes back by value: boxing it would allocate")]
     pub fn with_frames(self, frames: &[Pfn]) -> Result<Ready<'_>, (Self, FramesError)> {
         match self.check_frames(frames) {
             Ok(()) => Ok(Ready { job: self, frames }),
@@ -200,16 +246,16 @@ impl Job {
     }
 
     fn check_frames(&self, frames: &[Pfn]) -> Result<(), FramesError> {
-        if !self.wants.is_empty() && self.state() != State::Prepared {
+        if !self.body.wants.is_empty() && self.state() != State::Prepared {
             return Err(FramesError::Begun);
         }
-        self.wants.check(frames)
+        self.body.wants.check(frames)
     }
 
     /// The pages whose frames are to be given before execution, in the order of the list.
     #[must_use]
     pub fn wants(&self) -> &[Want] {
-        self.wants.as_slice()
+        self.body.wants.as_slice()
     }
 
     /// Writes the entries of the current round. A failure leaves the job whole, and the call can be repeated.
@@ -227,7 +273,7 @@ impl Job {
     /// # Errors
     /// [`ExecuteError`].
     pub fn write_some<M: TableMemory>(&mut self, memory: &mut M, budget: u64) -> Result<bool, ExecuteError> {
-        if !self.wants.is_empty() {
+        if !self.body.wants.is_empty() {
             return Err(ExecuteError::FramesMissing);
         }
         self.write_round(memory, &[], budget)
@@ -239,7 +285,7 @@ impl Job {
     /// [`ExecuteError::NotWritten`]; [`ExecuteError::Device`]: the invalidate is still owed, and calling again goes on
     /// with it.
     pub fn flush<H: Hardware>(&mut self, hardware: &mut H) -> Result<Flushed, ExecuteError> {
-        let limits = self.limits;
+        let limits = self.body.limits;
         let Some(flush) = self.owed()? else { return Ok(Flushed::Done) };
         flush.finish(hardware, limits)?;
         Ok(self.next_round())
@@ -260,8 +306,9 @@ impl Job {
 
     /// The invalidate of the current round; `None` where all rounds are done.
     fn owed(&mut self) -> Result<Option<&mut Flush>, ExecuteError> {
-        let written = self.cursor.is_done();
-        match self.rounds.get_mut(self.round) {
+        let written = self.body.cursor.is_done();
+        let round = self.body.round;
+        match self.body.rounds.get_mut(round) {
             Some(_) if !written => Err(ExecuteError::NotWritten),
             round => Ok(round.map(|round| &mut round.flush)),
         }
@@ -271,9 +318,8 @@ impl Job {
     ///
     /// # Errors
     /// [`ExecuteError`], with the job, whole: it can be executed again, or given back to its space.
-    #[expect(clippy::result_large_err, reason = "the job comes back by value: boxing it would allocate")]
     pub fn execute<H: Hardware>(mut self, hardware: &mut H) -> Result<Receipt, Failed<Self>> {
-        if !self.wants.is_empty() {
+        if !self.body.wants.is_empty() {
             return Err(Failed { job: self, why: ExecuteError::FramesMissing });
         }
         match self.run(hardware, &[]) {
@@ -286,7 +332,6 @@ impl Job {
     ///
     /// # Errors
     /// The job, where a round is still to do.
-    #[expect(clippy::result_large_err, reason = "the job comes back by value: boxing it would allocate")]
     pub fn finish(self) -> Result<Receipt, Self> {
         if self.state() == State::Acknowledged {
             Ok(Receipt { job: self })
@@ -297,8 +342,8 @@ impl Job {
 
     fn run<H: Hardware>(&mut self, hardware: &mut H, frames: &[Pfn]) -> Result<(), ExecuteError> {
         // A round more than there are ends the loop whatever happens.
-        for _ in 0..=self.rounds.len() {
-            if self.round >= self.rounds.len() {
+        for _ in 0..=self.body.rounds.len() {
+            if self.body.round >= self.body.rounds.len() {
                 break;
             }
             self.write_round(hardware, frames, u64::MAX)?;
@@ -313,38 +358,40 @@ impl Job {
         frames: &[Pfn],
         budget: u64,
     ) -> Result<bool, ExecuteError> {
-        let Some(OwnedRound { leaves, links, .. }) = self.rounds.get(self.round) else { return Ok(true) };
-        if self.cursor == Cursor::default() {
-            Self::check_predecessors(&self.after)?;
+        let round = self.body.round;
+        let Body { rounds, cursor, frame_shift, after, token, .. } = &mut *self.body;
+        let Some(OwnedRound { leaves, links, .. }) = rounds.get(round) else { return Ok(true) };
+        if *cursor == Cursor::default() {
+            check_predecessors(after)?;
         }
-        self.token.progress.set(State::Executing);
-        Round { leaves, links, frame_step: self.frame_step }.write(memory, frames, &mut self.cursor, budget)?;
-        Ok(self.cursor.is_done())
-    }
-
-    fn check_predecessors(after: &[Shared<Progress>]) -> Result<(), ExecuteError> {
-        for before in after {
-            match before.get() {
-                State::Acknowledged | State::Orphaned | State::Closed => {}
-                State::Prepared | State::Executing => return Err(ExecuteError::NotYet),
-                State::Abandoned | State::Lost => return Err(ExecuteError::PredecessorLost),
-            }
-        }
-        Ok(())
+        token.progress.set(State::Executing);
+        Round { leaves, links, frame_shift: *frame_shift }.write(memory, frames, cursor, budget)?;
+        Ok(cursor.is_done())
     }
 
     fn next_round(&mut self) -> Flushed {
-        self.cursor = Cursor::default();
-        self.round += 1;
-        if self.round < self.rounds.len() {
+        self.body.cursor = Cursor::default();
+        self.body.round += 1;
+        if self.body.round < self.body.rounds.len() {
             return Flushed::NextRound;
         }
-        self.token.progress.set(State::Acknowledged);
+        self.body.token.progress.set(State::Acknowledged);
         Flushed::Done
     }
 }
 
-impl Drop for Job {
+fn check_predecessors(after: &[Shared<Progress>]) -> Result<(), ExecuteError> {
+    for before in after {
+        match before.get() {
+            State::Acknowledged | State::Orphaned | State::Closed => {}
+            State::Prepared | State::Executing => return Err(ExecuteError::NotYet),
+            State::Abandoned | State::Lost => return Err(ExecuteError::PredecessorLost),
+        }
+    }
+    Ok(())
+}
+
+impl Drop for Body {
     /// Says so, and nothing else.
     fn drop(&mut self) {
         let progress = &self.token.progress;
@@ -403,7 +450,6 @@ impl Ready<'_> {
     ///
     /// # Errors
     /// The job and its frames, where a round is still to do.
-    #[expect(clippy::result_large_err, reason = "the job comes back by value: boxing it would allocate")]
     pub fn finish(self) -> Result<Receipt, Self> {
         let frames = self.frames;
         self.job.finish().map_err(|job| Self { job, frames })
@@ -413,7 +459,6 @@ impl Ready<'_> {
     ///
     /// # Errors
     /// [`ExecuteError`], with the job and its frames.
-    #[expect(clippy::result_large_err, reason = "the job comes back by value: boxing it would allocate")]
     pub fn execute<H: Hardware>(mut self, hardware: &mut H) -> Result<Receipt, Failed<Self>> {
         match self.job.run(hardware, self.frames) {
             Ok(()) => Ok(Receipt { job: self.job }),
@@ -427,8 +472,84 @@ impl Ready<'_> {
     }
 }
 
+impl AsMut<Job> for Job {
+    fn as_mut(&mut self) -> &mut Self {
+        self
+    }
+}
+
+impl AsMut<Job> for Ready<'_> {
+    fn as_mut(&mut self) -> &mut Job {
+        &mut self.job
+    }
+}
+
+/// Flushes the current rounds of several written jobs of one space under one invalidate, as deep, wide and well
+/// acknowledged as all of them need. Never waits: starts it where that is still due and none runs, and looks once.
+/// Jobs whose rounds are all done are passed over.
+///
+/// # Errors
+/// [`ExecuteError::NotWritten`], [`ExecuteError::OtherSpace`], and nothing was started; the device's: the invalidate is
+/// still owed by every job.
+pub fn poll_flush_all<J: AsMut<Job>, I: Invalidator>(jobs: &mut [J], invalidator: &mut I) -> Result<Poll, ExecuteError> {
+    let mut together: Option<Invalidate> = None;
+    for job in jobs.iter_mut() {
+        let Some(flush) = job.as_mut().owed()? else { continue };
+        if flush.ticket.is_none() {
+            let both = together.map_or(Some(flush.what), |sum| sum.and(&flush.what));
+            together = Some(both.ok_or(ExecuteError::OtherSpace)?);
+        }
+    }
+    let ticket = match &together {
+        Some(what) => invalidator.submit(what)?,
+        None => None,
+    };
+    let mut all = Poll::Done;
+    for job in jobs.iter_mut() {
+        let job = job.as_mut();
+        let Some(flush) = job.owed()? else { continue };
+        flush.ticket = flush.ticket.or(ticket);
+        let done = match flush.ticket {
+            Some(ticket) => invalidator.poll(ticket)?,
+            None => Poll::Pending,
+        };
+        if done == Poll::Pending {
+            all = Poll::Pending;
+        }
+    }
+    // All go on together, or a round that was not written would be asked for its invalidate.
+    if all == Poll::Done {
+        for job in jobs.iter_mut().map(AsMut::as_mut).filter(|job| job.body.round < job.body.rounds.len()) {
+            job.next_round();
+        }
+    }
+    Ok(all)
+}
+
+/// The same, waiting for the invalidate within `limits`.
+///
+/// # Errors
+/// As [`poll_flush_all`].
+pub fn flush_all<J: AsMut<Job>, H: Hardware>(
+    jobs: &mut [J],
+    hardware: &mut H,
+    limits: Limits,
+) -> Result<(), ExecuteError> {
+    let register = regs::NV_VIRTUAL_FUNCTION_PRIV_MMU_INVALIDATE;
+    let mut refused = Ok(());
+    wait(hardware, limits, register, |hardware| match poll_flush_all(jobs, hardware) {
+        Ok(poll) => Ok(poll == Poll::Done),
+        Err(ExecuteError::Device(why)) => Err(why),
+        Err(why) => {
+            refused = Err(why);
+            Ok(true)
+        }
+    })?;
+    refused
+}
+
 /// Appends `write`, as part of the last one where it goes on from that.
-pub(crate) fn push_write(writes: &mut List<Write>, write: Write) -> Result<(), crate::storage::NoMemory> {
+pub(crate) fn push_write(writes: &mut List<Write>, write: Write) -> Result<(), NoMemory> {
     if write.run.count == 0 {
         return Ok(());
     }

@@ -30,6 +30,15 @@ pub(super) struct Journal {
 }
 
 impl Journal {
+    /// Forgets all steps; the room stays.
+    pub(super) fn clear(&mut self) {
+        self.steps.clear();
+    }
+
+    pub(super) fn footprint(&self) -> usize {
+        self.steps.footprint()
+    }
+
     /// Makes room for `more` steps.
     pub(super) fn reserve(&mut self, more: usize) -> Result<(), NoMemory> {
         self.steps.reserve(more)
@@ -39,6 +48,11 @@ impl Journal {
     pub(super) fn hang<F: Format>(&mut self, tree: &mut Tree<F>, place: Place, stride: u16, new: Child) {
         let old = tree.set(place, new);
         self.note_hung(place, stride, old, new);
+    }
+
+    /// Notes that `new` hangs on `entries` slots where `old` did; both are plain.
+    pub(super) fn note_run(&mut self, place: Place, stride: u16, entries: u16, old: Child, new: Child) {
+        let _ = self.steps.push_within(Step::Hung { place, entries, stride, old, new });
     }
 
     /// Notes that `new` hangs where `old` did.
@@ -79,7 +93,7 @@ impl Journal {
                 }
                 Step::Counted { table, domain, used, chunks, shared } => {
                     let Some(account) = tree.table_mut(table) else { continue };
-                    account.used = account.used.wrapping_sub_signed(used);
+                    account.used = account.used.wrapping_add_signed(used.wrapping_neg());
                     account.open =
                         if shared { as_mapped(account.open, chunks, domain, va) } else { account.open ^ chunks };
                 }

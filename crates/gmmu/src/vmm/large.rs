@@ -3,12 +3,12 @@
 use super::change::Target;
 use super::execute::{Source, Write};
 use super::job::push_write;
-use super::plan::{one_word, small, Planner};
+use super::plan::{one_word, small, Planner, DOMAIN_BYTES};
 use super::request::PrepareError;
 use crate::addr::{PageSize, TableAddr};
-use crate::device::{Acknowledge, Run, TablePool};
+use crate::device::{Acknowledge, Depth, Run, TablePool};
 use crate::format::{Format, Link, Slot, SMALL_TABLE};
-use crate::tree::{entry_slot, level, Child, Place, DIRECTORY_BYTES};
+use crate::tree::{dual_level, entry_slot, level, Child, Place, DIRECTORY_BYTES};
 use crate::va::windows::Cover;
 use core::ops::Range;
 
@@ -25,20 +25,16 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
         let level = level::<F>(n);
         let dual = level.entry_bytes == 16;
         let count = (pages.end - pages.start) >> level.shift;
-        let mut before = None;
-        let mut rewritten = true;
-        for entry in 0..count {
-            let va = pages.start + (entry << level.shift);
-            let place = Place { directory: number, slot: entry_slot::<F>(n, va) };
-            if self.tree.child(place) != Child::Leaf {
-                rewritten = false;
-                if self.set.tables_first && target.piece.page == PageSize::Size512M && before.is_none() {
-                    before = Some(self.invalid_tables()?);
-                }
-            }
-            self.occupy(n, place, Child::Leaf, before)?;
-        }
         let first = Place { directory: number, slot: entry_slot::<F>(n, pages.start) };
+        let rewritten = self.replace_run(n, first, count, Child::Leaf, Child::Leaf)?;
+        let tables_first = self.set.tables_first && target.piece.page == PageSize::Size512M;
+        if !rewritten && (tables_first || !self.replace_run(n, first, count, Child::Empty, Child::Leaf)?) {
+            let before = if tables_first { Some(self.invalid_tables()?) } else { None };
+            for entry in 0..count {
+                let slot = entry_slot::<F>(n, pages.start + (entry << level.shift));
+                self.occupy(n, Place { slot, ..first }, Child::Leaf, before)?;
+            }
+        }
         let at = self.tree.word_at(first).ok_or(PrepareError::Overflow)?;
         if dual && !rewritten {
             // The image is written whole, and the half that makes it a leaf last.
@@ -49,6 +45,78 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
         self.leaf_write(at, if dual { 16 } else { 8 }, &pages, target)?;
         self.main.deepen(level.depth);
         Ok(())
+    }
+
+    /// Puts `new` in the place of `old` in neighbouring entries, if all of them hold it. Both are plain.
+    fn replace_run(&mut self, n: u8, first: Place, count: u64, old: Child, new: Child) -> Result<bool, PrepareError> {
+        self.held.journal.reserve(1)?;
+        let words = level::<F>(n).entry_bytes.to_le_bytes()[0] / 8;
+        let entries = usize::try_from(count).unwrap_or(usize::MAX);
+        let replaced = self.tree.replace_run(first, usize::from(words), entries, old, new);
+        if replaced {
+            let entries = u16::try_from(count).unwrap_or(u16::MAX);
+            self.held.journal.note_run(first, u16::from(words), entries, old, new);
+        }
+        Ok(replaced)
+    }
+
+    /// Takes out at once what begins at `range`: neighbouring leaves of a directory, or neighbouring leaf tables that hold
+    /// nothing else. Returns up to where; nothing sparse and nothing new is about.
+    pub(super) fn take_out(&mut self, n: u8, number: u32, range: Range<u64>) -> Result<u64, PrepareError> {
+        let old = self.set.change.old.get(self.old_at).filter(|(old, _)| old.start <= range.start);
+        let Some((old, piece)) = old else { return Ok(range.start) };
+        let stretch = range.start..old.end.min(range.end);
+        if n == dual_level::<F>() && piece.page <= PageSize::Size64K {
+            return self.drop_tables(number, stretch, piece.page);
+        }
+        let level = level::<F>(n);
+        if level.leaf != Some(piece.page) {
+            return Ok(range.start);
+        }
+        let first = Place { directory: number, slot: entry_slot::<F>(n, stretch.start) };
+        let count = (stretch.end - stretch.start) >> level.shift;
+        if !self.replace_run(n, first, count, Child::Leaf, Child::Empty)? {
+            return Ok(range.start);
+        }
+        self.held.own(stretch.clone())?;
+        let at = self.tree.word_at(first).ok_or(PrepareError::Overflow)?;
+        let run = Run { first: 0, step: 0, count: small(count * level.entry_bytes / 8) };
+        push_write(&mut self.main.leaves, Write { at, run, stride: 8, source: Source::Words })?;
+        self.main.deepen(level.depth);
+        Ok(stretch.end)
+    }
+
+    /// Drops the leaf tables over the domains that `pages` fill, up to the first that is not alone in its domain.
+    fn drop_tables(&mut self, number: u32, pages: Range<u64>, page: PageSize) -> Result<u64, PrepareError> {
+        if pages.start % DOMAIN_BYTES != 0 {
+            return Ok(pages.start);
+        }
+        let full = u16::try_from(DOMAIN_BYTES >> page.shift()).unwrap_or(u16::MAX);
+        let half = u16::from(page == PageSize::Size4K);
+        let most = (pages.end - pages.start) / DOMAIN_BYTES;
+        self.held.journal.reserve(usize::try_from(most).unwrap_or(usize::MAX))?;
+        let first = Place { directory: number, slot: entry_slot::<F>(dual_level::<F>(), pages.start) };
+        let mut count = 0;
+        for slot in (first.slot..).step_by(2).take(usize::try_from(most).unwrap_or(usize::MAX)) {
+            let halves = self.tree.halves(Place { slot, ..first });
+            let ((Child::Empty, Child::Table(table)) | (Child::Table(table), Child::Empty)) = halves else { break };
+            let alone = self.tree.table(table).is_some_and(|table| table.used == full);
+            let there = matches!(halves.0, Child::Empty) == (half == 1);
+            if !alone || !there {
+                break;
+            }
+            self.held.journal.hang(self.tree, Place { slot: slot + half, ..first }, 1, Child::Empty);
+            count += 1;
+        }
+        let end = pages.start + count * DOMAIN_BYTES;
+        if count > 0 {
+            self.held.own(pages.start..end)?;
+            let at = self.tree.word_at(Place { slot: first.slot + half, ..first }).ok_or(PrepareError::Overflow)?;
+            let run = Run { first: 0, step: 0, count: small(count) };
+            push_write(&mut self.main.links, Write { at, run, stride: 16, source: Source::Words })?;
+            self.main.deepen(Depth::UpToPde0);
+        }
+        Ok(end)
     }
 
     /// Lets `new`, a leaf or sparse, take one directory entry. Tables that hang there are dropped in a round before; on
@@ -99,7 +167,7 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
         for (offset, first) in [(0, 0), (8, small_half)] {
             let at = directory.with_raw(directory.raw() + offset);
             let write = Write { at, run: Run { first, step: 0, count: 256 }, stride: 16, source: Source::Words };
-            push_write(&mut self.init, write)?;
+            push_write(self.init, write)?;
         }
         Ok(directory)
     }
@@ -109,13 +177,17 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
         let level = level::<F>(n);
         let span = start..start.saturating_add(level.span());
         let child = self.tree.child(place);
-        let want = match (child, self.background(span.clone())) {
+        match child {
             // Pages stay as they are where only what lies between them changes.
-            (Child::Leaf, _) if self.set.change.sparse.is_some() => return Ok(true),
-            (Child::Directory(_) | Child::Table(_), _) | (_, Cover::Part) => return Ok(false),
+            Child::Leaf if self.set.change.sparse.is_some() => return Ok(true),
+            Child::Directory(_) | Child::Table(_) => return Ok(false),
             _ if self.new_in(span.clone()).next().is_some() => return Ok(false),
-            (_, Cover::Full) => Child::Sparse,
-            (_, Cover::None) => Child::Empty,
+            Child::Empty | Child::Leaf | Child::Sparse => {}
+        }
+        let want = match self.background(span.clone()) {
+            Cover::Full => Child::Sparse,
+            Cover::None => Child::Empty,
+            Cover::Part => return Ok(false),
         };
         if child != want {
             self.held.own(span)?;
@@ -127,25 +199,29 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
 
     /// The same for a dual entry, where empty tables give way to a sparse entry.
     pub(super) fn settle_dual(&mut self, n: u8, place: Place, start: u64) -> Result<bool, PrepareError> {
-        let halves = [place, Place { slot: place.slot + 1, ..place }].map(|place| self.tree.child(place));
-        if !halves.iter().any(|child| matches!(child, Child::Table(_))) {
+        let (big, little) = self.tree.halves(place);
+        if !matches!(big, Child::Table(_)) && !matches!(little, Child::Table(_)) {
             return self.settle(n, place, start);
         }
+        if self.set.change.sparse != Some(true) {
+            return Ok(false);
+        }
         let span = start..start + level::<F>(n).span();
-        let becomes_sparse = self.set.change.sparse == Some(true) && self.background(span.clone()) == Cover::Full;
-        let nothing_there = halves.iter().all(|&child| self.tree.is_empty_below(child))
-            && self.set.sparse_before.cover(span.clone()) == Cover::None;
-        if becomes_sparse && nothing_there {
+        let gives_way = self.background(span.clone()) == Cover::Full
+            && self.set.sparse_before.cover(span.clone()) == Cover::None
+            && self.tree.is_empty_below(big)
+            && self.tree.is_empty_below(little);
+        if gives_way {
             self.held.own(span)?;
             self.occupy(n, place, Child::Sparse, None)?;
             self.write_settled(n, place, Child::Sparse)?;
         }
-        Ok(becomes_sparse && nothing_there)
+        Ok(gives_way)
     }
 
     fn write_settled(&mut self, n: u8, place: Place, want: Child) -> Result<(), PrepareError> {
         let level = level::<F>(n);
-        let word = if want == Child::Sparse { self.sparse_entry } else { 0 };
+        let word = if want == Child::Sparse { self.set.nothing.sparse_entry } else { 0 };
         let at = self.tree.word_at(place).ok_or(PrepareError::Overflow)?;
         push_write(&mut self.main.leaves, one_word(at, word))?;
         if level.entry_bytes == 16 {

@@ -67,7 +67,7 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
     /// What a 4K entry without a page says after the change.
     fn background_word(&self, page: u64) -> u64 {
         match self.background(page..page + PAGE_BYTES) {
-            Cover::Full => self.sparse,
+            Cover::Full => self.set.nothing.sparse,
             Cover::None | Cover::Part => 0,
         }
     }
@@ -96,7 +96,7 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
             let first = if turn.open1 & chunk != 0 { self.background_word(page) } else { 0 };
             let write = Write { at: at(page), run: Run { first, step: 0, count: 1 }, stride: 8, source: Source::Words };
             // A 64K entry takes the chunk's place, and no two valid entries may follow one another.
-            let round = if turn.joined() & chunk != 0 { &mut self.clear } else { &mut self.main };
+            let round = if turn.joined() & chunk != 0 { &mut *self.clear } else { &mut *self.main };
             push_write(&mut round.leaves, write)?;
         }
         Ok(())
@@ -129,9 +129,9 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
             let was = turn.open0 & bit != 0 && self.set.sparse_before.cover(page.clone()) == Cover::Full;
             let is = turn.open1 & bit != 0 && self.background(page) == Cover::Full;
             if was != is {
-                let run = Run { first: if is { self.sparse } else { 0 }, step: 0, count: 1 };
+                let run = Run { first: if is { self.set.nothing.sparse } else { 0 }, step: 0, count: 1 };
                 let at = entry_at(table.at, SMALL_TABLE.index(va));
-                let round = if turn.joined() & bit != 0 { &mut self.clear } else { &mut self.main };
+                let round = if turn.joined() & bit != 0 { &mut *self.clear } else { &mut *self.main };
                 push_write(&mut round.leaves, Write { at, run, stride: 8, source: Source::Words })?;
             }
         }
@@ -147,7 +147,11 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
         }
         let (open, sparse) = (turn.open1, turn.sparse1);
         if table.added {
-            for (mask, word) in [(open, 0), (sparse, self.sparse), (!(open | sparse | turn.after.big), self.closed)] {
+            for (mask, word) in [
+                (open, 0),
+                (sparse, self.set.nothing.sparse),
+                (!(open | sparse | turn.after.big), self.set.nothing.closed),
+            ] {
                 for run in runs(mask) {
                     self.initialise(table.at, u64::from(run.start), u64::from(run.end - run.start), word)?;
                 }
@@ -163,13 +167,13 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
             Write { at, run, stride: 8, source: Source::Words }
         };
         for run in runs(turn.cut() | turn.joined()) {
-            push_write(&mut self.clear.leaves, write(run, self.closed))?;
+            push_write(&mut self.clear.leaves, write(run, self.set.nothing.closed))?;
         }
         for run in runs(closed) {
-            push_write(&mut self.main.leaves, write(run, self.closed))?;
+            push_write(&mut self.main.leaves, write(run, self.set.nothing.closed))?;
         }
         for run in runs(changed & sparse) {
-            push_write(&mut self.main.leaves, write(run, self.sparse))?;
+            push_write(&mut self.main.leaves, write(run, self.set.nothing.sparse))?;
         }
         // The small entries are written and ordered before the hardware is let look at them.
         for run in runs(changed & open) {

@@ -42,7 +42,7 @@ pub use commit::{CloseError, CommitError};
 #[cfg(feature = "alloc")]
 pub use frames::{FramesError, Want};
 #[cfg(feature = "alloc")]
-pub use job::{ExecuteError, Failed, Flushed, Job, Ready, Receipt, State};
+pub use job::{flush_all, poll_flush_all, ExecuteError, Failed, Flushed, Job, Ready, Receipt, State};
 #[cfg(feature = "alloc")]
 pub use piece::{Backed, Piece};
 #[cfg(feature = "alloc")]

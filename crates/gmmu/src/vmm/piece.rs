@@ -59,6 +59,15 @@ pub struct Piece {
 }
 
 impl Piece {
+    /// No page at all.
+    pub(crate) const NONE: Self = Self {
+        page: PageSize::Size4K,
+        to: Backed::Memory(PhysAddr::vram(0)),
+        kind: Kind::GENERIC,
+        flags: Flags::NONE,
+        mapping: 0,
+    };
+
     /// The same piece without its first `bytes`.
     pub(crate) const fn skip(self, bytes: u64) -> Self {
         Self { to: self.to.skip(bytes), ..self }

@@ -6,14 +6,14 @@
 //! happens to entries of directories [`large`](super::large)'s.
 
 use super::change::{Change, Target};
-use super::execute::{Source, Write};
+use super::execute::{Flush, Source, Write};
 use super::job::{push_write, OwnedRound};
 use super::journal::Journal;
 use super::piece::{Backed, Piece};
 use super::request::{Live, PrepareError};
-use crate::addr::TableAddr;
+use crate::addr::{PageSize, TableAddr};
 use crate::device::{Acknowledge, Depth, DeviceError, Invalidate, Run, Scope, TablePool};
-use crate::format::{Format, Link, Pte, Slot, DUAL_SHIFT};
+use crate::format::{EncodeError, Format, Link, Pte, Slot, DUAL_SHIFT};
 use crate::storage::{List, NoMemory};
 use crate::tree::{dual_level, entry_slot, level, Child, Place, Tree, DIRECTORY_BYTES};
 use crate::va::windows::{Cover, Windows};
@@ -59,6 +59,27 @@ impl Holdings {
     }
 }
 
+/// Entries that map nothing, encoded once.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Nothing {
+    /// The entry of a 64K slot below which no 4K page lives.
+    pub(super) closed: u64,
+    /// A sparse entry of a leaf table.
+    pub(super) sparse: u64,
+    /// A sparse entry of a directory; the low word of a dual one.
+    pub(super) sparse_entry: u64,
+}
+
+impl Nothing {
+    pub(super) fn new<F: Format>() -> Result<Self, EncodeError> {
+        Ok(Self {
+            closed: F::encode_pte(&Pte::NoValid4K)?,
+            sparse: F::encode_pte(&Pte::Sparse)?,
+            sparse_entry: F::encode_link(Slot::Big, &Link::SPARSE)?,
+        })
+    }
+}
+
 /// What a planner knows of the space beside the mirror.
 #[derive(Clone, Copy)]
 pub(super) struct Setting<'a> {
@@ -67,6 +88,7 @@ pub(super) struct Setting<'a> {
     pub(super) sparse: &'a Windows,
     pub(super) sparse_before: &'a Windows,
     pub(super) change: &'a Change,
+    pub(super) nothing: Nothing,
     /// The job's number.
     pub(super) job: u64,
     pub(super) pdb: TableAddr,
@@ -81,62 +103,75 @@ pub(super) struct Planner<'a, F: Format, P> {
     pub(super) pool: &'a mut P,
     pub(super) set: Setting<'a>,
     near: Option<TableAddr>,
-    pub(super) init: List<Write>,
-    pub(super) clear: OwnedRound,
-    pub(super) main: OwnedRound,
-    pub(super) held: Holdings,
+    pub(super) init: &'a mut List<Write>,
+    pub(super) clear: &'a mut OwnedRound,
+    pub(super) main: &'a mut OwnedRound,
+    pub(super) held: &'a mut Holdings,
+    /// Whether pages only go, and nothing is sparse: then whole tables and runs of leaves go at once.
+    only_takes: bool,
     /// How far the change's lists are done.
-    old_at: usize,
+    pub(super) old_at: usize,
     new_at: usize,
-    /// The entry of a 64K slot below which no 4K page lives.
-    pub(super) closed: u64,
-    /// A sparse entry of a leaf table.
-    pub(super) sparse: u64,
-    /// A sparse entry of a directory; the low word of a dual one.
-    pub(super) sparse_entry: u64,
 }
 
 impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
-    pub(super) fn new(tree: &'a mut Tree<F>, pool: &'a mut P, set: Setting<'a>) -> Result<Self, PrepareError> {
+    /// A planner with nothing planned; its lists, empty ones, come from earlier jobs.
+    pub(super) fn new(
+        tree: &'a mut Tree<F>,
+        pool: &'a mut P,
+        set: Setting<'a>,
+        [clear, main]: &'a mut [OwnedRound; 2],
+        init: &'a mut List<Write>,
+        held: &'a mut Holdings,
+    ) -> Self {
         let what = |ack| Invalidate { pdb: set.pdb, depth: Depth::PteOnly, scope: set.scope, ack };
         let near = tree.directory(tree.root()).map(|root| root.at);
         // What is only added need not be waited for.
         let removes = set.change.sparse.map_or(!set.change.old.is_empty(), |on| !on);
-        Ok(Self {
-            tree,
-            pool,
-            set,
-            near,
-            init: List::new(),
-            clear: OwnedRound::new(what(Acknowledge::Globally)),
-            main: OwnedRound::new(what(if removes { Acknowledge::Globally } else { Acknowledge::None })),
-            held: Holdings { adds: set.change.sparse.unwrap_or(!set.change.new.is_empty()), ..Holdings::default() },
-            old_at: 0,
-            new_at: 0,
-            closed: F::encode_pte(&Pte::NoValid4K)?,
-            sparse: F::encode_pte(&Pte::Sparse)?,
-            sparse_entry: F::encode_link(Slot::Big, &Link::SPARSE)?,
-        })
+        clear.flush = Flush::new(what(Acknowledge::Globally));
+        main.flush = Flush::new(what(if removes { Acknowledge::Globally } else { Acknowledge::None }));
+        held.adds = set.change.sparse.unwrap_or(!set.change.new.is_empty());
+        let only_takes = set.sparse.is_empty() && set.change.sparse.is_none() && set.change.new.is_empty();
+        Self { tree, pool, set, near, init, clear, main, held, only_takes, old_at: 0, new_at: 0 }
     }
 
     /// Plans the whole change.
     pub(super) fn plan(&mut self) -> Result<(), PrepareError> {
         let change = self.set.change;
+        let (n, number) = self.descend()?;
         // All directories first: they lie together then, in front of the leaf tables.
         for target in change.new.iter() {
-            self.ensure_directories(target)?;
+            self.ensure_directories(n, number, target)?;
         }
-        self.directory(0, self.tree.root(), change.range.clone())?;
+        self.directory(n, number, change.range.clone())?;
         self.link_directories()
     }
 
+    /// The lowest directory that is there and has all of the change in one entry or more.
+    fn descend(&mut self) -> Result<(u8, u32), PrepareError> {
+        let Range { start, end } = self.set.change.range;
+        let mut number = self.tree.root();
+        for n in 0..dual_level::<F>() {
+            let level = level::<F>(n);
+            if (start ^ (end - 1)) >> level.shift != 0 || end - start >= level.span() {
+                return Ok((n, number));
+            }
+            match self.tree.child(Place { directory: number, slot: entry_slot::<F>(n, start) }) {
+                Child::Directory(below) => number = below,
+                Child::Empty | Child::Leaf | Child::Sparse | Child::Table(_) => return Ok((n, number)),
+            }
+            self.visit(n + 1, number)?;
+        }
+        Ok((dual_level::<F>(), number))
+    }
+
     /// Makes the directories that pages need, empty.
-    fn ensure_directories(&mut self, target: &Target) -> Result<(), PrepareError> {
+    fn ensure_directories(&mut self, top: u8, directory: u32, target: &Target) -> Result<(), PrepareError> {
         let lowest = leaf_level::<F>(target.piece.page);
         let mut va = target.range.start;
-        while va < target.range.end {
-            let mut number = self.tree.root();
-            for n in 0..lowest {
+        while va < target.range.end && top < lowest {
+            let mut number = directory;
+            for n in top..lowest {
                 let place = Place { directory: number, slot: entry_slot::<F>(n, va) };
                 number = match self.tree.child(place) {
                     Child::Directory(next) => next,
@@ -163,6 +198,13 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
                 if target.piece.page.bytes() == span {
                     self.leaves(n, number, stretch.clone(), target)?;
                     va = self.next_touched(stretch.end);
+                    continue;
+                }
+            }
+            if self.only_takes {
+                let gone = self.take_out(n, number, va..range.end)?;
+                if gone > va {
+                    va = self.next_touched(gone);
                     continue;
                 }
             }
@@ -293,10 +335,10 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
         let level = level::<F>(n);
         let words = level.entry_bytes / 8;
         for half in 0..words {
-            let first = if half == 0 { self.sparse_entry } else { 0 };
+            let first = if half == 0 { self.set.nothing.sparse_entry } else { 0 };
             let run = Run { first, step: 0, count: small(level.entries()) };
             let stride = level.entry_bytes.to_le_bytes()[0];
-            push_write(&mut self.init, Write { at: entry_at(at, half), run, stride, source: Source::Words })?;
+            push_write(self.init, Write { at: entry_at(at, half), run, stride, source: Source::Words })?;
         }
         Ok(())
     }
@@ -316,7 +358,7 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
     /// Notes `count` equal words for a table that nobody can reach yet.
     pub(super) fn initialise(&mut self, table: TableAddr, first: u64, count: u64, word: u64) -> Result<(), NoMemory> {
         let run = Run { first: word, step: 0, count: small(count) };
-        push_write(&mut self.init, Write { at: entry_at(table, first), run, stride: 8, source: Source::Words })
+        push_write(self.init, Write { at: entry_at(table, first), run, stride: 8, source: Source::Words })
     }
 
     /// Notes the entries of `pages`, a part of `target`, for neighbouring slots from `at` on.
@@ -383,7 +425,7 @@ pub(super) const fn one_word(at: TableAddr, word: u64) -> Write {
 }
 
 /// The directory level whose entries lead to, or are, leaves of this size.
-pub(super) fn leaf_level<F: Format>(page: crate::addr::PageSize) -> u8 {
+pub(super) fn leaf_level<F: Format>(page: PageSize) -> u8 {
     let dual = dual_level::<F>();
     (0..=dual).find(|&n| level::<F>(n).leaf == Some(page)).unwrap_or(dual)
 }

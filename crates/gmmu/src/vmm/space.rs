@@ -1,18 +1,20 @@
 //! One address space: its books, and the jobs that change it.
 
-use super::change::Change;
-use super::execute::{initialise, Cursor, Flush, Write};
-use super::frames::{FramesError, Wants};
-use super::job::{ExecuteError, Job, OwnedRound, Progress, Receipt, State, Token};
+use super::change::{Change, Scraps};
+use super::execute::{initialise, Flush, Write};
+use super::frames::FramesError;
+use super::job::{Body, ExecuteError, Job, Receipt, State};
 use super::piece::{smallest_page, Piece, Pieces};
-use super::plan::{Holdings, Planner, Setting};
+use super::plan::{Holdings, Nothing, Planner, Setting};
 use super::record::{Before, Record};
 use super::request::{check, check_range, Backing, MapRequest, Place, PrepareError, Protection, Span};
 use crate::addr::{Pfn, PhysAddr, TableAddr, PAGE_BYTES};
 use crate::chip::Chip;
-use crate::device::{Hardware, Run, Scope, TableMemory, TablePool, TableRead};
+use crate::device::{
+    Acknowledge, Depth, DeviceError, Hardware, Invalidate, Run, Scope, TableMemory, TablePool, TableRead,
+};
 use crate::format::{Format, Leaf, Pte};
-use crate::storage::{List, NoMemory, Shared, Slab};
+use crate::storage::{List, NoMemory, Owned, Slab};
 use crate::tlb::Limits;
 use crate::tree::{Tree, DIRECTORY_BYTES};
 use crate::va::windows::Windows;
@@ -91,6 +93,8 @@ pub struct Vmm<F: Format> {
     /// What reads as 0 where nothing is mapped.
     pub(super) sparse: Windows,
     pub(super) jobs: Slab<Record, 8>,
+    nothing: Nothing,
+    pub(super) scraps: Scraps,
     /// Whether the root came from the pool.
     pub(super) owns_root: bool,
     /// The invalidate of a `close` that was begun: the tables may be unlinked.
@@ -116,6 +120,7 @@ impl<F: Format, P: TablePool> Plan<'_, F, P> {
     /// [`PrepareError::Device`]; the plan is taken back.
     pub fn init<M: TableMemory>(mut self, memory: &mut M) -> Result<Job, PrepareError> {
         initialise(memory, &self.init)?;
+        self.vmm.scraps.keep_init(core::mem::take(&mut self.init));
         self.job.take().ok_or(PrepareError::Empty)
     }
 }
@@ -155,13 +160,18 @@ impl<F: Format> Vmm<F> {
     ///
     /// # Errors
     /// [`PrepareError::Unaligned`], [`WrongFormat`](PrepareError::WrongFormat), [`Encode`](PrepareError::Encode) where the
-    /// format cannot name all of the memory, [`NoMemory`](PrepareError::NoMemory), [`Device`](PrepareError::Device).
+    /// format cannot name all of the memory, [`NoMemory`](PrepareError::NoMemory), [`Device`](PrepareError::Device), also
+    /// for a root in system memory that a BAR is to use.
     pub fn with_root<M: TableMemory>(
         config: SpaceConfig,
         memory: &mut M,
         pdb: TableAddr,
     ) -> Result<Self, PrepareError> {
         super::request::aligned("root address", pdb.raw(), PAGE_BYTES)?;
+        if config.used_by == Use::Bar && !pdb.is_vram() {
+            // A BAR access that has to read its tables from the bus would wait for itself.
+            return Err(DeviceError::WrongAperture { at: pdb }.into());
+        }
         if config.chip.mmu != F::VERSION {
             return Err(PrepareError::WrongFormat { chip: config.chip.name, mmu: config.chip.mmu, wanted: F::VERSION });
         }
@@ -173,7 +183,19 @@ impl<F: Format> Vmm<F> {
         memory.write_run(pdb, Run { first: 0, step: 0, count: 512 })?;
         memory.order()?;
         let sparse = Windows::new();
-        Ok(Self { pdb, config, tree, va, sparse, jobs: Slab::new(), owns_root: false, closing: None, next_job: 1 })
+        Ok(Self {
+            pdb,
+            config,
+            tree,
+            va,
+            sparse,
+            jobs: Slab::new(),
+            nothing: Nothing::new::<F>()?,
+            scraps: Scraps::default(),
+            owns_root: false,
+            closing: None,
+            next_job: 1,
+        })
     }
 
     /// The top table.
@@ -215,10 +237,7 @@ impl<F: Format> Vmm<F> {
         let chip = self.config.chip;
         let bytes = check(request, chip, self.config.vram_bytes)?;
         let range = self.choose(request, bytes)?;
-        if let Some((with, _)) = self.va.overlapping(range.clone()).next() {
-            return Err(PrepareError::Busy { with });
-        }
-        let mut change = Change { range: range.clone(), live: request.live, ..Change::default() };
+        let mut change = self.new_change(range.clone(), request.live);
         for (part, piece) in Pieces::new(request, range.start, chip.page_sizes) {
             self.target(&mut change, part, piece)?;
         }
@@ -294,7 +313,8 @@ impl<F: Format> Vmm<F> {
     ) -> Result<Plan<'a, F, P>, PrepareError> {
         self.open(pool)?;
         check_range(&span.range, self.va.limits().end)?;
-        let mut change = Change { range: span.range.clone(), live: span.live, sparse: Some(on), ..Change::default() };
+        let mut change = self.new_change(span.range.clone(), span.live);
+        change.sparse = Some(on);
         for (whole, piece) in self.va.overlapping(span.range.clone()) {
             let part = whole.start.max(span.range.start)..whole.end.min(span.range.end);
             change.old.push((part.clone(), piece.skip(part.start - whole.start)))?;
@@ -326,40 +346,51 @@ impl<F: Format> Vmm<F> {
             }
         } else {
             self.reserve_records(&change)?;
-            self.rebook(&change.range, change.new.iter().map(|target| (target.range.clone(), &target.piece)));
+            self.book(&change)?;
         }
+        let mut body = match self.take_body() {
+            Ok(body) => body,
+            Err(why) => {
+                self.undo(pool, &change.range, &before(change.sparse, change.old, parts), &Holdings::default());
+                return Err(why.into());
+            }
+        };
         let setting = Setting {
             va: &self.va,
             sparse: &self.sparse,
             sparse_before: sparse_before.as_ref().unwrap_or(&self.sparse),
             change: &change,
+            nothing: self.nothing,
             job: number,
             pdb: self.pdb,
             scope: self.scope(),
             tables_first: self.config.chip.leaf_512m_needs_tables_first,
         };
-        let mut planner = match Planner::new(&mut self.tree, pool, setting) {
-            Ok(planner) => planner,
-            Err(why) => {
-                self.undo(pool, &change.range, &before(change.sparse, change.old, parts), &Holdings::default());
-                return Err(why);
-            }
-        };
-        let planned = planner.plan();
-        let Planner { init, clear, main, held, .. } = planner;
-        let Change { range, old, wants, sparse, .. } = change;
+        let (mut init, mut held) = (core::mem::take(&mut self.scraps.init), core::mem::take(&mut self.scraps.held));
+        let planned = Planner::new(&mut self.tree, pool, setting, &mut body.rounds, &mut init, &mut held).plan();
+        let Change { range, old, new, wants, sparse, .. } = change;
+        self.scraps.keep_new(new);
         let before = before(sparse, old, parts);
-        let made = planned.and_then(|()| self.make_job([clear, main], wants));
-        match made {
-            Ok(job) => {
-                let record = Record { number, progress: job.token.progress.clone(), range, before, held };
-                self.enter(pool, job, record, init)
-            }
-            Err(why) => {
-                self.undo(pool, &range, &before, &held);
-                Err(why)
-            }
+        if let Err(why) = planned {
+            self.undo(pool, &range, &before, &held);
+            return Err(why);
         }
+        // A job without any writes still has a round, at the end of which it is executed.
+        body.first = usize::from(body.rounds[0].is_empty());
+        (body.round, body.wants, body.range) = (body.first, wants, range.clone());
+        let record = Record { number, progress: body.token.progress.clone(), range, before, held };
+        self.enter(pool, Job { body }, record, init)
+    }
+
+    /// What a job consists of, empty: that of an earlier one, or a new one.
+    fn take_body(&mut self) -> Result<Owned<Body>, NoMemory> {
+        let Some(mut body) = self.scraps.bodies.pop() else {
+            let what =
+                Invalidate { pdb: self.pdb, depth: Depth::PteOnly, scope: self.scope(), ack: Acknowledge::Globally };
+            return Owned::new(Body::new(self.config.limits, F::leaf_step(PAGE_BYTES).trailing_zeros(), what)?);
+        };
+        body.renew()?;
+        Ok(body)
     }
 
     /// Plans a mapping and writes its new tables: [`plan_map`](Self::plan_map) and [`Plan::init`] in one.
@@ -543,24 +574,6 @@ impl<F: Format> Vmm<F> {
         Err(PrepareError::NoVa(VaError::NoSpace { largest: 0 }))
     }
 
-    /// A job of the rounds that have something to do.
-    fn make_job(&self, planned: [OwnedRound; 2], wants: Wants) -> Result<Job, PrepareError> {
-        let mut rounds = List::new();
-        rounds.reserve_exact(2)?;
-        let [clear, main] = planned;
-        if !clear.is_empty() {
-            rounds.push(clear)?;
-        }
-        // A job without any writes still has a round, at the end of which it is executed.
-        if !main.is_empty() || rounds.is_empty() {
-            rounds.push(main)?;
-        }
-        let progress = Shared::new(Progress::new())?;
-        let token = Token { record: u32::MAX, progress };
-        let (limits, frame_step, cursor) = (self.config.limits, F::leaf_step(PAGE_BYTES), Cursor::default());
-        Ok(Job { token, range: 0..0, after: List::new(), rounds, frame_step, wants, limits, round: 0, cursor })
-    }
-
     /// Enters a planned job into the books and tells it for whom to wait.
     fn enter<'a, P: TablePool>(
         &'a mut self,
@@ -569,14 +582,13 @@ impl<F: Format> Vmm<F> {
         record: Record,
         init: List<Write>,
     ) -> Result<Plan<'a, F, P>, PrepareError> {
-        job.range = record.range.clone();
         let waited = |earlier: &&Record| earlier.is_waiting() && record.waits_for(earlier);
         let reserved = self
             .jobs
             .iter()
             .map(|(_, earlier)| earlier)
             .filter(waited)
-            .try_for_each(|earlier| job.after.push(earlier.progress.clone()));
+            .try_for_each(|earlier| job.body.after.push(earlier.progress.clone()));
         let reserved = reserved.and_then(|()| self.jobs.reserve(1));
         let entered = match reserved {
             Ok(()) => self.jobs.insert_within(record),
@@ -584,7 +596,7 @@ impl<F: Format> Vmm<F> {
         };
         match entered {
             Ok(index) => {
-                job.token.record = index;
+                job.body.token.record = index;
                 Ok(Plan { vmm: self, pool, init, job: Some(job) })
             }
             Err(record) => {

@@ -1,6 +1,8 @@
 //! The memory that `gmmu map` maps: in one piece, or shuffled page by page.
+//!
+//! Video memory or, where a chip has none, system memory; or wherever the user says.
 
-use gmmu::addr::{Aperture, PAGE_BYTES, PageSize, Pfn};
+use gmmu::addr::{Aperture, PAGE_BYTES, PageSize, Pfn, PhysAddr};
 
 use super::Args;
 use crate::exit::Failure;
@@ -10,9 +12,9 @@ use crate::notation::{Bytes, Size};
 
 /// The memory to map.
 pub(super) enum Memory {
-    Contiguous(u64),
+    Contiguous(PhysAddr),
     /// One frame a page.
-    Frames(Vec<Pfn>),
+    Frames(Aperture, Vec<Pfn>),
 }
 
 impl Memory {
@@ -34,23 +36,16 @@ impl Memory {
                 Size(unit)
             )));
         }
-        match args.pa {
-            Some(pa) if pa.aperture != Aperture::Vram => {
-                Err(Failure::usage(format_args!("--pa {pa}: only video memory can be mapped yet"))
-                    .hint("--pa vram:ADDR"))
-            }
-            Some(pa) => Ok(MemoryPlan { unit, at: Some(pa.raw) }),
-            None => Ok(MemoryPlan { unit, at: None }),
-        }
+        Ok(MemoryPlan { unit, at: args.pa })
     }
 
     /// Where byte `offset` of the mapping lies.
-    pub(super) fn at(&self, offset: u64, unit: u64) -> u64 {
+    pub(super) fn at(&self, offset: u64, unit: u64) -> PhysAddr {
         match self {
-            Self::Contiguous(start) => start + offset,
-            Self::Frames(frames) => {
+            Self::Contiguous(start) => PhysAddr::new(start.aperture, start.raw + offset),
+            Self::Frames(aperture, frames) => {
                 let frame = usize::try_from(offset / unit).ok().and_then(|n| frames.get(n));
-                frame.and_then(|frame| frame.bytes()).unwrap_or(0) + offset % unit
+                PhysAddr::new(*aperture, frame.and_then(|frame| frame.bytes()).unwrap_or(0) + offset % unit)
             }
         }
     }
@@ -59,7 +54,7 @@ impl Memory {
 /// Memory that is to be taken: at an address, or wherever the allocator likes.
 pub(super) struct MemoryPlan {
     unit: u64,
-    at: Option<u64>,
+    at: Option<PhysAddr>,
 }
 
 impl MemoryPlan {
@@ -67,27 +62,31 @@ impl MemoryPlan {
         let start = match self.at {
             Some(at) => {
                 // Before there is a list of the pages: it would be as long as the size that was typed.
-                let end = machine.vram_bytes();
-                if args.size > end.saturating_sub(at) {
+                let (what, end) = match at.aperture {
+                    Aperture::Vram => ("video memory", machine.vram_bytes()),
+                    Aperture::SysCoherent | Aperture::SysNonCoherent => ("system memory", machine.gpu().sys_end()),
+                    Aperture::Peer(_) => ("what a peer can have", args.model.chip.reach(at.aperture)),
+                };
+                if args.size > end.saturating_sub(at.raw) {
                     return Err(Failure::usage(format_args!(
-                        "--pa vram:{at:#x}: {} of memory from there on go beyond video memory, which ends at {end:#x}",
+                        "--pa {at}: {} of memory from there on go beyond {what}, which ends at {end:#x}",
                         Bytes(args.size)
                     )));
                 }
                 at
             }
-            None => machine.take_data_for(args.size, args.page_size())?.start().raw(),
+            None => machine.take_pages(args.size, args.page_size())?.start(),
         };
         let Some(seed) = args.scatter else { return Ok(Memory::Contiguous(start)) };
-        if start % self.unit != 0 {
-            return Err(Failure::usage(format_args!("--pa vram:{start:#x}: not a multiple of the page size")));
+        if !start.is_aligned(self.unit) {
+            return Err(Failure::usage(format_args!("--pa {start}: not a multiple of the page size")));
         }
         let mut frames: Vec<Pfn> = (0..args.size / self.unit)
-            .map(|n| start.checked_add(n * self.unit).map(|at| Pfn::new(at / PAGE_BYTES)))
+            .map(|n| start.checked_add(n * self.unit).map(|at| Pfn::new(at.raw / PAGE_BYTES)))
             .collect::<Option<_>>()
             .ok_or_else(|| Failure::usage("the memory ends beyond 64 bits"))?;
         shuffle(&mut frames, seed);
-        Ok(Memory::Frames(frames))
+        Ok(Memory::Frames(start.aperture, frames))
     }
 }
 

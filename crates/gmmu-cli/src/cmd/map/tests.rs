@@ -79,10 +79,13 @@ fn a_page_that_stays_is_found() {
 #[test]
 fn every_chip_that_can_be_modelled_is_in_the_help() {
     let listed = EXAMPLES.split_once("Chips: ").and_then(|(_, rest)| rest.split_once('.')).expect("a list").0;
-    let mut listed: Vec<&str> = listed.split_whitespace().collect();
-    let mut chips: Vec<_> =
-        gmmu_sim::Gpu::chips().iter().filter(|chip| !chip.integrated).map(|chip| chip.name).collect();
-    listed.sort_unstable();
-    chips.sort_unstable();
-    assert_eq!(listed, chips);
+    let (discrete, integrated) = listed.split_once("; without video memory ").expect("two lists");
+    for (listed, are) in [(discrete, false), (integrated, true)] {
+        let mut listed: Vec<&str> = listed.split_whitespace().collect();
+        let mut chips: Vec<_> =
+            gmmu_sim::Gpu::chips().iter().filter(|chip| chip.integrated == are).map(|chip| chip.name).collect();
+        listed.sort_unstable();
+        chips.sort_unstable();
+        assert_eq!(listed, chips);
+    }
 }
