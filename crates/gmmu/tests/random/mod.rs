@@ -6,16 +6,22 @@
 //! jobs says, in and around whatever was touched: memory, page size, kind, flags, and what is sparse.
 #![allow(dead_code, clippy::allow_attributes, reason = "each test binary uses a part of it")]
 
+mod flaky;
 mod pages;
 mod wishes;
 
-use crate::common::{Random, World, MIB};
+use crate::common::{Pool, Random, World, MIB};
+use flaky::{Flaky, FAILED};
 use gmmu::addr::{PageSize, Pfn, PAGE_BYTES};
+use gmmu::device::{Invalidator, Poll, TableMemory};
 use gmmu::format::{Format, MmuVersion};
+use gmmu::mmio::Mmio;
+use gmmu::storage::NoMemory;
 use gmmu::vmm::{
-    Backed, Census, CommitError, ExecuteError, Flushed, Job, Live, MapRequest, Piece, PrepareError, Ready, Receipt,
+    poll_flush_all, Backed, Census, CommitError, ExecuteError, Flushed, Job, Live, MapRequest, Piece, Plan,
+    PrepareError, Ready, Receipt, State, Vmm,
 };
-use gmmu_sim::{AccessKind, Bus, Client, Config, Gpu, Translated};
+use gmmu_sim::{AccessKind, Bus, Client, Config, Gpu, Translated, Watched};
 use pages::{Pages, Part, Spans};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -104,6 +110,8 @@ pub struct Model<F: Format> {
     short: bool,
     /// Whether nearly all happens in sixteen chunks on either side of a border.
     crowded: bool,
+    /// Whether nothing becomes sparse.
+    plain: bool,
     /// No other job is begun while one is half executed.
     quiet: bool,
     pub jobs: u64,
@@ -117,18 +125,34 @@ enum Running<'f> {
     Late(Ready<'f>),
 }
 
-impl Running<'_> {
-    fn write_some(&mut self, gpu: &mut gmmu::mmio::Mmio<Gpu>, budget: u64) -> Result<bool, ExecuteError> {
+impl AsMut<Job> for Running<'_> {
+    fn as_mut(&mut self) -> &mut Job {
         match self {
-            Self::Plain(job) => job.write_some(gpu, budget),
-            Self::Late(ready) => ready.write_some(gpu, budget),
+            Self::Plain(job) => job,
+            Self::Late(ready) => ready.as_mut(),
+        }
+    }
+}
+
+impl<'f> Running<'f> {
+    fn new(job: Job, frames: &'f [Pfn]) -> Self {
+        if frames.is_empty() {
+            return Self::Plain(job);
+        }
+        Self::Late(job.with_frames(frames).map_err(|(_, why)| why).unwrap())
+    }
+
+    fn write_some<M: TableMemory>(&mut self, memory: &mut M, budget: u64) -> Result<bool, ExecuteError> {
+        match self {
+            Self::Plain(job) => job.write_some(memory, budget),
+            Self::Late(ready) => ready.write_some(memory, budget),
         }
     }
 
-    fn poll_flush(&mut self, gpu: &mut gmmu::mmio::Mmio<Gpu>) -> Flushed {
+    fn poll_flush<I: Invalidator>(&mut self, invalidator: &mut I) -> Result<Flushed, ExecuteError> {
         match self {
-            Self::Plain(job) => job.poll_flush(gpu).unwrap(),
-            Self::Late(ready) => ready.poll_flush(gpu).unwrap(),
+            Self::Plain(job) => job.poll_flush(invalidator),
+            Self::Late(ready) => ready.poll_flush(invalidator),
         }
     }
 
@@ -168,6 +192,7 @@ impl<F: Format> Model<F> {
             touched: BTreeSet::new(),
             short,
             crowded: seed % 2 == 0,
+            plain: seed % 5 == 0,
             quiet: false,
             jobs: 0,
             counts: BTreeMap::new(),
@@ -209,7 +234,8 @@ impl<F: Format> Model<F> {
     pub fn step(&mut self) {
         match self.random.below(64) {
             0..=35 => self.prepare(),
-            36..=57 => self.execute(),
+            36..=54 => self.execute(),
+            55..=57 => self.execute_together(),
             58 | 59 => self.cancel(),
             60 => self.drop_one(),
             _ => self.commit_some(),
@@ -320,11 +346,7 @@ impl<F: Format> Model<F> {
         let Waiting { job, number, range, change, frames, calm } = self.waiting.remove(index);
         let points = self.points(&range);
         self.look(&points);
-        let mut job = if frames.is_empty() {
-            Running::Plain(job)
-        } else {
-            Running::Late(job.with_frames(&frames).map_err(|(_, why)| why).unwrap())
-        };
+        let mut job = Running::new(job, &frames);
         let alone = index == 0 && self.running.is_empty();
         let meets = |other: &Range<u64>| other.start < range.end && range.start < other.end;
         let blocked = self.running.iter().any(|(other, _)| meets(other))
@@ -332,7 +354,15 @@ impl<F: Format> Model<F> {
         self.running.push((range.clone(), calm));
         if let Err(why) = self.run(&mut job, number, &points) {
             match why {
-                ExecuteError::NotYet => assert!(!alone, "the oldest job has nobody to wait for"),
+                ExecuteError::NotYet => {
+                    assert!(!alone, "the oldest job has nobody to wait for");
+                    let earlier = |other: &&Waiting| other.number < number;
+                    let ranges = self.waiting.iter().filter(earlier).map(|other| &other.range);
+                    let near = ranges
+                        .chain(self.running.iter().rev().skip(1).map(|(range, _)| range))
+                        .any(|other| meet(other, &range));
+                    assert!(near || !self.plain, "{number} waits for nobody");
+                }
                 why => assert_eq!(why, ExecuteError::PredecessorLost),
             }
             self.running.pop();
@@ -343,20 +373,100 @@ impl<F: Format> Model<F> {
         assert!(!blocked, "job {number} overtook one on the same pages");
         let receipt = job.finish();
         self.running.pop();
+        self.executed(number, &range, &change, receipt);
+        self.look(&points);
+        true
+    }
+
+    /// What an executed job has done.
+    fn executed(&mut self, number: u64, range: &Range<u64>, change: &Change, receipt: Receipt) {
         self.count("executed");
         self.note(format!("  {number} was executed"));
-        match &change {
-            Change::Pages { after, .. } => self.done.set(&range, after),
-            Change::Sparse { after, .. } => self.done_sparse.set(&range, after),
+        match change {
+            Change::Pages { after, .. } => self.done.set(range, after),
+            Change::Sparse { after, .. } => self.done_sparse.set(range, after),
         }
-        self.look(&points);
+        if self.random.one_in(4) {
+            let points = self.points(range);
+            self.look(&points);
+        }
         match self.random.below(4) {
             0 => drop(receipt),
             1 => self.receipts.push(receipt),
             _ => self.commit(receipt),
         }
+    }
+
+    /// Writes a round of several jobs each, and flushes all of them under one invalidate.
+    fn execute_together(&mut self) {
+        let count = (2 + self.random.index(3)).min(self.waiting.len());
+        let (mut jobs, mut rest) = (Vec::new(), Vec::new());
+        for _ in 0..count {
+            let Waiting { job, number, range, change, frames, calm } =
+                self.waiting.remove(self.random.index(self.waiting.len()));
+            jobs.push(job);
+            rest.push((number, range, change, frames, calm));
+        }
+        let mut points = Vec::new();
+        for (_, range, ..) in &rest {
+            points.extend(self.points(range));
+        }
         self.look(&points);
-        true
+        let (mut begun, mut refused) = (Vec::new(), Vec::new());
+        for (n, job) in jobs.into_iter().enumerate() {
+            let (_, range, _, frames, calm) = &rest[n];
+            let mut job = Running::new(job, frames);
+            match job.write_some(&mut self.world.mmio, u64::MAX) {
+                Ok(written) => {
+                    assert!(written);
+                    self.running.push((range.clone(), *calm));
+                    begun.push((n, job));
+                }
+                Err(why) => {
+                    assert!(matches!(why, ExecuteError::NotYet | ExecuteError::PredecessorLost), "{why}");
+                    refused.push((n, job.into_job()));
+                }
+            }
+        }
+        let (numbers, mut begun): (Vec<usize>, Vec<Running<'_>>) = begun.into_iter().unzip();
+        loop {
+            while poll_flush_all(&mut begun, &mut self.world.mmio).unwrap() == Poll::Pending {
+                self.look(&points);
+            }
+            let mut open = false;
+            for job in &mut begun {
+                if job.as_mut().state() != State::Acknowledged {
+                    assert!(job.write_some(&mut self.world.mmio, u64::MAX).unwrap());
+                    open = true;
+                }
+            }
+            if !open {
+                break;
+            }
+            self.look(&points);
+        }
+        self.running.truncate(self.running.len() - begun.len());
+        let receipts: Vec<Receipt> = begun.into_iter().map(Running::finish).collect();
+        // All have happened before anybody looks.
+        for n in &numbers {
+            match &rest[*n] {
+                (_, range, Change::Pages { after, .. }, ..) => self.done.set(range, after),
+                (_, range, Change::Sparse { after, .. }, ..) => self.done_sparse.set(range, after),
+            }
+        }
+        for (n, receipt) in numbers.into_iter().zip(receipts) {
+            let (number, range, change, ..) = &rest[n];
+            self.count("together");
+            self.executed(*number, range, change, receipt);
+        }
+        for (n, (number, range, change, frames, calm)) in rest.into_iter().enumerate() {
+            if let Some(at) = refused.iter().position(|(refused, _)| *refused == n) {
+                let (_, job) = refused.swap_remove(at);
+                self.waiting.push(Waiting { job, number, range, change, frames, calm });
+            }
+        }
+        self.waiting.sort_by_key(|waiting| waiting.number);
+        self.look(&points);
     }
 
     /// Writes and flushes all rounds, a few words at a time, and looks around in between.
@@ -369,20 +479,51 @@ impl<F: Format> Model<F> {
                 1 => self.random.below(40),
                 _ => self.random.below(1000),
             };
-            let written = job.write_some(&mut self.world.mmio, budget)?;
-            let mut flushed = Flushed::NextRound;
-            if written {
-                flushed = job.poll_flush(&mut self.world.mmio);
-                while flushed == Flushed::Pending {
-                    self.pause(slow, number, points);
-                    flushed = job.poll_flush(&mut self.world.mmio);
+            let written = self.on_hardware(|hardware| job.write_some(hardware, budget))?.unwrap_or(false);
+            while written {
+                match self.on_hardware(|hardware| job.poll_flush(hardware))? {
+                    Some(Flushed::Done) => return Ok(()),
+                    Some(Flushed::NextRound) => break,
+                    Some(Flushed::Pending) | None => self.pause(slow, number, points),
                 }
-            }
-            if flushed == Flushed::Done {
-                return Ok(());
             }
             self.pause(slow, number, points);
         }
+    }
+
+    /// What comes of a call on hardware that fails now and then; `None` where it did.
+    fn on_hardware<T>(
+        &mut self,
+        call: impl FnOnce(&mut Flaky<'_, Mmio<Gpu>>) -> Result<T, ExecuteError>,
+    ) -> Result<Option<T>, ExecuteError> {
+        let left = if self.short && self.random.one_in(6) { self.random.below(12) } else { u64::MAX };
+        match call(&mut Flaky { hardware: &mut self.world.mmio, left }) {
+            Err(ExecuteError::Device(why)) => {
+                assert_eq!(why, FAILED);
+                self.count("hardware failed");
+                Ok(None)
+            }
+            result => result.map(Some),
+        }
+    }
+
+    /// Prepares what `plan` plans, on hardware that fails now and then; some plans are let go of.
+    fn plan(
+        &mut self,
+        plan: impl for<'a> FnOnce(&'a mut Vmm<F>, &'a mut Watched<Pool>) -> Result<Plan<'a, F, Watched<Pool>>, PrepareError>,
+    ) -> Result<Job, PrepareError> {
+        let World { mmio, pool, notes, vmm } = &mut self.world;
+        let plan = plan(vmm, pool)?;
+        notes.tell(mmio.bar0());
+        let left = if self.short && self.random.one_in(6) { self.random.below(20) } else { u64::MAX };
+        if self.short && self.random.one_in(20) {
+            drop(plan);
+            notes.tell(mmio.bar0());
+            return Err(PrepareError::NoMemory(NoMemory));
+        }
+        let job = plan.init(&mut Flaky { hardware: &mut *mmio, left });
+        notes.tell(mmio.bar0());
+        job
     }
 
     /// While a job is half executed: its neighbours are what they were, and other jobs go on.
@@ -431,7 +572,12 @@ impl<F: Format> Model<F> {
             }
             Err((job, why)) => {
                 match why {
-                    CommitError::HasDependents => assert!(!newest, "nothing builds on the newest job"),
+                    CommitError::HasDependents => {
+                        assert!(!newest, "nothing builds on the newest job");
+                        let later = self.waiting.iter().filter(|other| other.number > number);
+                        let near = later.map(|other| &other.range).any(|other| meet(other, &range));
+                        assert!(near || !self.plain, "nothing builds on {number}");
+                    }
                     why => assert!(self.short && matches!(why, CommitError::NoMemory(_)), "{why}"),
                 }
                 self.count("not cancelled");
@@ -630,6 +776,12 @@ impl<F: Format> Model<F> {
             assert_eq!(self.world.vmm.census().quarantined, 1);
         }
     }
+}
+
+/// Whether there is a domain that both touch.
+fn meet(a: &Range<u64>, b: &Range<u64>) -> bool {
+    let [a, b] = [a, b].map(|range| range.start / DOMAIN..range.end.div_ceil(DOMAIN));
+    a.start < b.end && b.start < a.end
 }
 
 pub fn setting(name: &str, default: u64) -> u64 {

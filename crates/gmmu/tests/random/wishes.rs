@@ -257,6 +257,7 @@ impl<F: Format> Model<F> {
             0..=8 => self.prepare_map(),
             9..=13 => self.prepare_unmap(),
             14..=16 => self.prepare_protect(),
+            17.. if self.plain => self.prepare_map(),
             17 | 18 => self.prepare_sparse(true),
             _ => self.prepare_sparse(false),
         }
@@ -310,7 +311,7 @@ impl<F: Format> Model<F> {
         let (busy, cuts, before) = (!self.books.is_free(&range), self.cuts_sparse(&range), self.before());
         self.note(format!("{}: {request:x?}", wish.name));
         self.run_short();
-        let prepared = self.world.prepare(&request);
+        let prepared = self.plan(|vmm, pool| vmm.plan_map(pool, &request));
         self.have_enough();
         let short = self.short;
         match prepared {
@@ -387,11 +388,10 @@ impl<F: Format> Model<F> {
         let ends = parts.first().map(|(first, _)| first.start..parts[parts.len() - 1].0.end);
         self.note(format!("unmap {wish:x?} {live:?}"));
         self.run_short();
-        let prepared = self.world.prepare_unmap(Span { range: wish.clone(), live });
+        let prepared = self.plan(|vmm, pool| vmm.plan_unmap(pool, Span { range: wish.clone(), live }));
         self.have_enough();
         let Some(ends) = ends else {
-            assert_eq!(prepared.map(drop), Err(PrepareError::NotMapped { range: wish }));
-            return;
+            return self.not_mapped(prepared, before);
         };
         self.settle("unmap", prepared, &ends, live, before, |_| None);
     }
@@ -407,16 +407,22 @@ impl<F: Format> Model<F> {
             .try_fold(wish.start, |at, (part, _)| (part.start == at).then_some(part.end));
         self.note(format!("protect {wish:x?} {live:?} {flags:?} {kind:?}"));
         self.run_short();
-        let prepared = self.world.prepare_protect(Span { range: wish.clone(), live }, Protection { flags, kind });
+        let prepared = self
+            .plan(|vmm, pool| vmm.plan_protect(pool, Span { range: wish.clone(), live }, Protection { flags, kind }));
         self.have_enough();
         if whole != Some(wish.end) {
-            assert!(matches!(prepared, Err(PrepareError::NotMapped { .. })), "{wish:x?}: {prepared:?}");
-            return;
+            return self.not_mapped(prepared, before);
         }
         self.settle("protect", prepared, &wish, live, before, |run: Run| {
             let flags = effective(flags.unwrap_or(run.flags), run.to.aperture);
             Some(Run { flags, kind: kind.unwrap_or(run.kind), ..run })
         });
+    }
+
+    fn not_mapped(&mut self, prepared: Result<Job, PrepareError>, before: Option<Snapshot>) {
+        let why = prepared.map(drop).unwrap_err();
+        assert!(matches!(why, PrepareError::NotMapped { .. }) || self.short && is_shortage(&why), "{why}");
+        self.refused("not mapped", &why, before);
     }
 
     /// Sees whether the library prepares a change of mapped pages, or refuses it, just as it has to.
@@ -461,7 +467,8 @@ impl<F: Format> Model<F> {
         self.note(format!("{} {range:x?} {live:?}", if on { "sparse" } else { "unsparse" }));
         self.run_short();
         let span = Span { range: range.clone(), live };
-        let prepared = if on { self.world.prepare_sparse(span) } else { self.world.prepare_unsparse(span) };
+        let prepared =
+            self.plan(|vmm, pool| if on { vmm.plan_sparse(pool, span) } else { vmm.plan_unsparse(pool, span) });
         self.have_enough();
         match prepared {
             Ok(job) => {
@@ -508,5 +515,5 @@ impl<F: Format> Model<F> {
 }
 
 const fn is_shortage(why: &PrepareError) -> bool {
-    matches!(why, PrepareError::NoMemory(_) | PrepareError::NoSpace(_))
+    matches!(why, PrepareError::NoMemory(_) | PrepareError::NoSpace(_) | PrepareError::Device(_))
 }
