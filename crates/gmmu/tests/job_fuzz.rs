@@ -12,7 +12,7 @@ use random::{run, setting};
 
 #[test]
 fn whatever_runs_out_the_gpu_finds_what_was_executed() {
-    let (first, seeds, steps) = (setting("GMMU_SEED", 1000), setting("GMMU_SEEDS", 5), setting("GMMU_STEPS", 2000));
+    let (first, seeds, steps) = (setting("GMMU_SEED", 1000), setting("GMMU_SEEDS", 10), setting("GMMU_STEPS", 2000));
     for seed in first..first + seeds {
         for chip in ["tu102", "ga100"] {
             run::<V2>(chip, seed, steps, true);

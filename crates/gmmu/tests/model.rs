@@ -10,7 +10,7 @@ use gmmu::format::{Format, V2, V3};
 use random::{run, setting};
 
 fn runs<F: Format>(chips: &[&str]) {
-    let (first, seeds, steps) = (setting("GMMU_SEED", 1), setting("GMMU_SEEDS", 15), setting("GMMU_STEPS", 3000));
+    let (first, seeds, steps) = (setting("GMMU_SEED", 1), setting("GMMU_SEEDS", 20), setting("GMMU_STEPS", 3000));
     let mut jobs = 0;
     for seed in first..first + seeds {
         for chip in chips {

@@ -1,6 +1,6 @@
 //! Jobs that share tables, in every order that hurts: who makes a table, who links it, who takes it back, and what comes to
 //! lie where something else was.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 

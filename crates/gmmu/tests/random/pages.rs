@@ -19,7 +19,7 @@ pub struct Run {
 
 impl Run {
     /// Where byte `bytes` of the run is.
-    pub fn to_at(&self, bytes: u64) -> PhysAddr {
+    pub fn memory_at(self, bytes: u64) -> PhysAddr {
         PhysAddr::new(self.to.aperture, self.to.raw + bytes)
     }
 }
@@ -49,7 +49,7 @@ impl Pages {
         let runs = self.0.range(first..range.end.max(first));
         runs.map(|(&start, run)| {
             let part = start.max(range.start)..run.end.min(range.end);
-            let to = run.to_at(part.start - start);
+            let to = run.memory_at(part.start - start);
             (part.clone(), Run { end: part.end, to, ..*run })
         })
         .collect()
@@ -64,7 +64,7 @@ impl Pages {
         for border in [range.start, range.end] {
             if let Some((whole, run)) = self.get(border).filter(|(whole, _)| whole.start < border) {
                 self.0.insert(whole.start, Run { end: border, ..run });
-                self.0.insert(border, Run { to: run.to_at(border - whole.start), ..run });
+                self.0.insert(border, Run { to: run.memory_at(border - whole.start), ..run });
             }
         }
         let gone: Vec<u64> = self.0.range(range.clone()).map(|(start, _)| *start).collect();
@@ -95,7 +95,7 @@ impl Pages {
 pub fn lay(parts: &mut Vec<Part>, range: Range<u64>, run: Run, sizes: &[PageSize]) {
     let mut va = range.start;
     while va < range.end {
-        let to = run.to_at(va - range.start);
+        let to = run.memory_at(va - range.start);
         let fits = |page: &&PageSize| (va | to.raw) & (page.bytes() - 1) == 0 && page.bytes() <= range.end - va;
         let page = *sizes.iter().rev().find(fits).unwrap_or(&sizes[0]);
         let end = va + page.bytes();
@@ -104,7 +104,7 @@ pub fn lay(parts: &mut Vec<Part>, range: Range<u64>, run: Run, sizes: &[PageSize
                 if last.end == va
                     && last.start >= range.start
                     && before.page == page
-                    && before.to_at(va - last.start) == to =>
+                    && before.memory_at(va - last.start) == to =>
             {
                 *last = last.start..end;
                 before.end = end;
@@ -139,7 +139,7 @@ pub fn recast(books: &Pages, range: &Range<u64>, sizes: &[PageSize], new: impl F
             let to = cuts.chain([range.start, range.end]).filter(|&cut| cut > from).min().unwrap_or(whole.end);
             let part = from..to.min(whole.end);
             from = part.end;
-            let here = Run { end: part.end, to: run.to_at(part.start - whole.start), ..run };
+            let here = Run { end: part.end, to: run.memory_at(part.start - whole.start), ..run };
             let here = if range.contains(&part.start) { new(here) } else { Some(here) };
             let Some(here) = here else { continue };
             if [&left, &right].into_iter().flatten().any(|page| page.contains(&part.start)) {
