@@ -5,7 +5,6 @@ use gmmu::addr::{PageSize, PhysAddr, VramAddr, PAGE_BYTES};
 use gmmu::chip::Chip;
 use gmmu::format::V3;
 use gmmu::mmio::Mmio;
-use gmmu::tlb::Limits;
 use gmmu::vmm::{Extent, MapRequest, SpaceConfig, Use, Vmm};
 use gmmu::vram::{TablePages, Vram};
 use gmmu_sim::{Bus, Config, Counts, Gpu};
@@ -45,7 +44,7 @@ impl World {
         let mut vram = Vram::new(&[VramAddr::new(1 << 20)..VramAddr::new(64 << 20)]).expect("memory");
         let mut pages = TablePages::new(64).expect("memory");
         let vram_bytes = mmio.vram_bytes();
-        let config = SpaceConfig { chip, vram_bytes, used_by: Use::Channel, limits: Limits::default() };
+        let config = SpaceConfig::new(chip, vram_bytes, Use::Channel);
         let vmm = Vmm::create(config, &mut mmio, &mut pages.pool(&mut vram)).expect("a root");
         Self { mmio, vram, pages, vmm }
     }

@@ -11,7 +11,6 @@ use gmmu::addr::{PageSize, Pfn, PhysAddr, TableAddr, VramAddr, PAGE_BYTES};
 use gmmu::chip::Chip;
 use gmmu::device::{Encoding, Run, TableMemory};
 use gmmu::format::{Format, Leaf, Pte, V3};
-use gmmu::tlb::Limits;
 use gmmu::vmm::{Extent, Job, MapRequest, SpaceConfig, Use, Vmm};
 use gmmu::vram::{TablePages, Vram};
 
@@ -94,7 +93,7 @@ impl Bench {
 
     fn space(&mut self) -> Vmm<V3> {
         let chip = Chip::by_name("gh100").expect("a chip");
-        let config = SpaceConfig { chip, vram_bytes: VRAM, used_by: Use::Channel, limits: Limits::default() };
+        let config = SpaceConfig::new(chip, VRAM, Use::Channel);
         Vmm::create(config, &mut self.memory, &mut self.pages.pool(&mut self.vram)).expect("a root")
     }
 
@@ -146,7 +145,11 @@ impl Bench {
         let range = VA..VA + GIB;
         self.map_at(&mut vmm, range.clone(), page);
         self.unmap(&mut vmm, range.clone());
-        let cool = |bench: &mut Self| if cold { bench.cool() };
+        let cool = |bench: &mut Self| {
+            if cold {
+                bench.cool()
+            }
+        };
         cool(self);
         let map = self.map_at(&mut vmm, range.clone(), page);
         cool(self);

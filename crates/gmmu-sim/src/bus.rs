@@ -77,7 +77,7 @@ impl Gpu {
     fn write_source(&mut self, offset: u32, source: Source<'_>) -> Result<(), DeviceError> {
         let words = source.len() as u64;
         let room = in_window(offset).map_or(0, |at| u64::from((regs::PRAMIN_BYTES - at) / 8));
-        if words > room || offset % 8 != 0 || self.bus == Bus::Bits32 {
+        if words > room || offset % 8 != 0 || self.bus == Bus::Bits32 || self.counts_accesses() {
             let mut at = offset;
             for word in source.words() {
                 self.write(at, Width::W64, word)?;
@@ -98,6 +98,9 @@ impl Gpu {
         self.counts.reads += 1;
         self.model.op += 1;
         self.time_ns = self.time_ns.saturating_add(READ_NS);
+        if self.is_off_the_bus() {
+            return mask(width);
+        }
         if let Some(at) = in_window(offset) {
             let mut bytes = [0xff; 8];
             if let Some((space, raw)) = self.window.place(self.chip, at) {
@@ -116,6 +119,9 @@ impl Gpu {
         self.counts.writes += 1;
         self.model.op += 1;
         self.time_ns = self.time_ns.saturating_add(WRITE_NS);
+        if self.is_off_the_bus() {
+            return;
+        }
         if let Some(at) = in_window(offset) {
             let Some((space, raw)) = self.window.place(self.chip, at) else { return };
             if width == Width::W64 {
@@ -160,7 +166,8 @@ impl Gpu {
             }
             regs::INVALIDATE_PDB | regs::INVALIDATE_UPPER_PDB | regs::INVALIDATE => {
                 let has_scope = self.has_invalidate_scope();
-                self.invalidate.read(&mut self.model, offset, has_scope)
+                let word = self.invalidate.read(&mut self.model, offset, has_scope);
+                self.acknowledged(offset, word)
             }
             regs::FAULT_ADDR_LO..=regs::FAULT_INFO => self.last_fault_word(offset),
             _ => match self.fault_buffer(offset) {
@@ -172,6 +179,9 @@ impl Gpu {
 
     fn set_register(&mut self, offset: u32, value: u32) {
         let chip = self.chip;
+        if self.loses(offset, value) {
+            return;
+        }
         if offset == Window::register(chip) && !chip.integrated {
             self.counts.window_moves += u64::from(self.window.write(chip, value));
             return;

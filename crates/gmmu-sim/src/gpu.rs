@@ -9,6 +9,7 @@ use crate::fault::Buffer;
 use crate::format::Decoder;
 use crate::invalidate::Invalidate;
 use crate::memory::{Ends, Space};
+use crate::mishap::Mishaps;
 use crate::model::Model;
 use crate::pramin::Window;
 use crate::regs;
@@ -39,6 +40,7 @@ pub struct Gpu {
     pub(crate) bar1_bytes: u64,
     pub(crate) buffers: [Buffer; 2],
     pub(crate) last_fault: [u32; 8],
+    pub(crate) mishaps: Mishaps,
     seed: u64,
 }
 
@@ -72,6 +74,7 @@ impl Gpu {
             bar1_bytes: config.bar1_bytes,
             buffers: [Buffer::default(); 2],
             last_fault: [0; 8],
+            mishaps: Mishaps::default(),
         })
     }
 

@@ -7,6 +7,9 @@
 //! the MMU ([`Gpu::access`], [`Gpu::load`], [`Gpu::store`]), looks without a trace ([`Gpu::peek_translate`],
 //! [`Gpu::peek_vram`]), counts what the driver cost ([`Gpu::counts`]) and asks what it did wrong ([`Gpu::findings`]).
 //!
+//! What hardware does wrong can be asked for: an acknowledgement that never comes, a card that leaves the bus
+//! ([`Gpu::inject`]), memory for tables that runs out ([`Notes::exhaust`]).
+//!
 //! The translation caches keep every entry that they have seen until an invalidate covers it: the worst that hardware
 //! may do. The [`sanitizer`] judges every access and every store to a table.
 //!
@@ -34,6 +37,7 @@ mod rng;
 
 // What the bus reaches: BAR0 and what lies behind it.
 mod bus;
+mod mishap;
 mod pramin;
 mod regs;
 
@@ -73,6 +77,7 @@ pub use fault::{AccessKind, Client, Fault, FaultType};
 pub use format::Flags;
 pub use gpu::{Gpu, Peek};
 pub use memory::Space;
+pub use mishap::Mishap;
 pub use mmu::Translated;
 pub use sanitizer::{Finding, Rule, Severity};
 pub use syspool::SysPool;

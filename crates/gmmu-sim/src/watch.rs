@@ -3,10 +3,11 @@
 //! A driver's pool of table memory and the card are different objects, often behind different locks. [`Watched`] sits
 //! on the pool and writes down what happens; [`Notes::tell`] hands that on to the card, before the driver's next access.
 
+use crate::mishap::Countdown;
 use crate::Gpu;
 use gmmu::addr::TableAddr;
 use gmmu::device::{NoTableMemory, TablePool};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What a pool did.
 #[derive(Clone, Copy, Debug)]
@@ -17,12 +18,19 @@ enum Note {
 
 /// What a watched pool did and the card does not know yet. Clones share one list.
 #[derive(Clone, Debug, Default)]
-pub struct Notes(Arc<Mutex<Vec<Note>>>);
+pub struct Notes(Arc<Mutex<Shared>>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    notes: Vec<Note>,
+    /// Takes that find no memory.
+    exhausted: Countdown,
+}
 
 impl Notes {
     /// Tells the card everything that it does not know yet, in order.
     pub fn tell(&self, gpu: &mut Gpu) {
-        for note in self.0.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        for note in self.lock().notes.drain(..) {
             match note {
                 Note::Taken(at, bytes) => gpu.note_table_taken(at, bytes),
                 Note::Freed(at, bytes) => gpu.note_table_freed(at, bytes),
@@ -30,8 +38,18 @@ impl Notes {
         }
     }
 
+    /// From now on, table number `at` (from 1) that is taken from any pool with these notes finds no memory, nor do the
+    /// next, `times` of them all together; `None` for all that follow.
+    pub fn exhaust(&self, at: u64, times: Option<u64>) {
+        self.lock().exhausted = Countdown::new(at, times.unwrap_or(u64::MAX));
+    }
+
     fn add(&self, note: Note) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(note);
+        self.lock().notes.push(note);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -66,6 +84,9 @@ impl<P: TablePool> Watched<P> {
 
 impl<P: TablePool> TablePool for Watched<P> {
     fn take(&mut self, bytes: u64, near: Option<TableAddr>) -> Result<TableAddr, NoTableMemory> {
+        if self.notes.lock().exhausted.strikes() {
+            return Err(NoTableMemory { bytes });
+        }
         let at = self.pool.take(bytes, near)?;
         self.notes.add(Note::Taken(at, bytes));
         Ok(at)

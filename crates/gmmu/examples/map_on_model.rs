@@ -7,7 +7,6 @@
 use gmmu::addr::{PageSize, PhysAddr, VramAddr};
 use gmmu::format::V3;
 use gmmu::mmio::Mmio;
-use gmmu::tlb::Limits;
 use gmmu::vmm::{Extent, MapRequest, SpaceConfig, Use, Vmm};
 use gmmu::vram::{TablePages, Vram};
 use gmmu_sim::{AccessKind, Client, Config, Gpu};
@@ -24,12 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut pages = TablePages::for_vram(&vram)?;
     let mut tables = pages.pool(&mut vram);
 
-    let config = SpaceConfig {
-        chip: card.chip(),
-        vram_bytes: card.vram_bytes(),
-        used_by: Use::Channel,
-        limits: Limits::default(),
-    };
+    let config = SpaceConfig::new(card.chip(), card.vram_bytes(), Use::Channel);
     let mut space = Vmm::<V3>::create(config, &mut card, &mut tables)?;
 
     // Planner's lock: addresses, tables and room for every word are taken. May allocate, may fail, changes nothing then.

@@ -12,7 +12,6 @@ use gmmu::device::{
     Clock, DeviceError, Invalidate, Invalidator, NoTableMemory, Poll, Run, TableMemory, TablePool, TableRead, Ticket,
 };
 use gmmu::format::V2;
-use gmmu::tlb::Limits;
 use gmmu::vmm::{Extent, MapRequest, SpaceConfig, Use, Vmm};
 use std::error::Error;
 
@@ -96,7 +95,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut memory = Memory { words: vec![0; 1 << 20], invalidates: 0, ticks: 0 };
     let mut pool = Bump(4096);
     let chip = Chip::by_name("ad102").ok_or("a chip that the library knows")?;
-    let config = SpaceConfig { chip, vram_bytes: 24 << 30, used_by: Use::Bar, limits: Limits::default() };
+    let config = SpaceConfig::new(chip, 24 << 30, Use::Bar);
     let mut space = Vmm::<V2>::create(config, &mut memory, &mut pool)?;
     let extents = [Extent { to: PhysAddr::vram(1 << 30), bytes: 3 << 20 }];
     let request = MapRequest::extents(&extents).at(0x4000_0000);

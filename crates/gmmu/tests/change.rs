@@ -5,9 +5,9 @@ mod common;
 
 use common::{World, DATA, GIB, MIB};
 use gmmu::addr::{PageSize, PhysAddr};
-use gmmu::format::{Flags, V2, V3};
+use gmmu::format::{Flags, Kind, V2, V3};
 use gmmu::vmm::{PrepareError, Protection, Span};
-use gmmu_sim::{AccessKind, Client};
+use gmmu_sim::{AccessKind, Client, Config};
 
 const VA: u64 = 4 * GIB;
 const KIB_64: u64 = 64 << 10;
@@ -90,4 +90,31 @@ fn sparse_ranges_read_as_nothing_around_what_is_mapped() {
     }
     world.assert_clean();
     world.assert_no_leak();
+}
+
+/// A bus with 32-bit stores: an entry that changes in both halves is cleared in a round before, one that changes in one
+/// half is not.
+#[test]
+fn a_live_entry_is_never_rewritten_in_both_halves() {
+    let model = Config { bus: gmmu_sim::Bus::Bits32, ..Config::chip("tu102") };
+    let mut world = World::<V2>::with(&model);
+    world.map(VA, DATA, 4 * MIB, Some(PageSize::Size64K));
+    world.map(VA + 4 * MIB, DATA, 64 << 10, Some(PageSize::Size4K));
+    world.map(VA + 8 * MIB, DATA, 2 * MIB, Some(PageSize::Size2M));
+    let read_only = Flags { read_only: true, ..Flags::NONE };
+    for (va, bytes) in [(VA, 4 * MIB), (VA + 4 * MIB, KIB_64), (VA + 8 * MIB, 2 * MIB)] {
+        let job = world.prepare_protect(va..va + bytes, Protection::flags(read_only)).unwrap();
+        assert_eq!(job.rounds(), 1, "permissions are in the low half alone");
+        world.finish(job);
+        // v2 keeps the kind in the high half.
+        let both = Protection::flags(Flags::NONE).kind(Kind(0));
+        let refused = world.prepare_protect(va..va + bytes, both).unwrap_err();
+        assert_eq!(refused, PrepareError::WouldFault { entry: va..va + bytes });
+        let job = world.prepare_protect(Span::new(va..va + bytes).quiesced(), both).unwrap();
+        assert_eq!(job.rounds(), 2);
+        world.finish(job);
+        world.assert_maps(va..va + bytes, DATA);
+        assert_eq!(world.access(va).unwrap().kind, 0);
+    }
+    world.assert_clean();
 }

@@ -8,7 +8,6 @@ use gmmu::device::{
     Clock, DeviceError, Invalidate, Invalidator, NoTableMemory, Poll, Run, TableMemory, TablePool, TableRead, Ticket,
 };
 use gmmu::format::V3;
-use gmmu::tlb::Limits;
 use gmmu::vmm::{Extent, MapRequest, SpaceConfig, Use, Vmm};
 use stats_alloc::{Region, StatsAlloc, INSTRUMENTED_SYSTEM};
 use std::alloc::System;
@@ -82,7 +81,7 @@ fn main() {
 
 fn write_and_flush_never_call_the_heap() {
     let chip = Chip::by_name("gh100").unwrap();
-    let config = SpaceConfig { chip, vram_bytes: 1 << 36, used_by: Use::Channel, limits: Limits::default() };
+    let config = SpaceConfig::new(chip, 1 << 36, Use::Channel);
     let (mut hardware, mut pool) = (Counter::default(), Bump(0));
     let mut space = Vmm::<V3>::create(config, &mut hardware, &mut pool).unwrap();
 

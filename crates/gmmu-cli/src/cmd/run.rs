@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use gmmu::addr::TableAddr;
 use gmmu::chip::Chip;
 use gmmu::format::Format;
+use gmmu_sim::Finding;
 use serde::Serialize;
 
 use crate::console::{BAD, Console, GOOD, SCHEMA, STRONG, View};
@@ -18,20 +19,55 @@ use crate::script::{Broken, Ran, Runner, Script};
 use crate::source::chip;
 use crate::with_format;
 
-const EXAMPLES: &str = "\
+/// What `gmmu run --help` says of scripts.
+pub(crate) const HELP: &str = "\
 Examples:
   gmmu run mapping.gmmu
   gmmu run mapping.gmmu --chip tu102 --keep-going --json
   echo 'space a; map a va=0x1000000 len=64K' | gmmu run -
 
-A script has one operation a line: gpu, space, map, unmap, prepare, execute,
-commit, cancel, expect, write, read, refuse, snapshot.
+A script has one operation a line, or several with ; between. # is a comment.
+  gpu gh100 vram=16G                      the GPU, before anything else
+  space a use=bar root=0x201000           an address space (use=channel)
+  space b tables=sys                      its tables in system memory
+  map a va=0x1000000 pa=vram:0x200000000 len=4M page=64K kind=6 ro vol
+  map a va=auto len=64M largest=2M as=buf  memory and address from allocators
+  map a va=0x9000000 pages=sys-coh:0x5000,0x9000 page=4K
+  unmap a va=0x1000000 len=2M             any part of what is mapped
+  unmap a va=buf                          all of buf; buf+64K: from there on
+  protect a va=0x1000000 len=64K ro kind=6   flags: all of them, or none
+  sparse a va=0x40000000 len=1G           reads give 0, writes are dropped
+  unsparse a va=0x40000000 len=2M         accesses fault again
+  prepare J protect a va=buf none         any of the changes above, as a job
+  execute J budget=100                    100 entries of it; or all of it
+  commit J
+  cancel J
+  expect a 0x1000000 vram:0x200000000 page=64K kind=6 ro vol
+  expect a 0x40000000 sparse page=512M    also: unmapped, fault=PTE
+  write a buf+0x10 0xdeadbeef             32 bits, through the GPU's MMU
+  read a buf+0x10 0xdeadbeef              and must find this
+  refuse Busy map a va=buf len=4K         must fail, and with this error
+  inject noflush at=2                     the 2nd invalidate from here is lost
+  snapshot tables.snap                    the page tables, to a file
+
+Memory is vram:ADDR, sys-coh:ADDR, sys-ncoh:ADDR or peerN:ADDR. Flags are acd,
+encrypted, noatomic, priv, ro and vol. A change that cuts a larger page or
+sparse entry lets the rest of it fault for a moment: add quiesced (nobody is
+there; the default), replayable, or live (then it is refused: WouldFault).
+
+inject WHAT at=N for=M: from event N on (1 is the next), M times.
+  noflush     invalidates that do nothing                     [for=1]
+  lostack     an invalidate stays unacknowledged for M looks  [for ever]
+  deadbar     register accesses read all-ones, writes vanish  [for ever]
+  lostwindow  writes of the window register that are lost     [for=1]
+  oom         tables for which there is no memory             [for=1]
 
 refuse NAME OPERATION: the operation has to fail with that error. Names are
-  map, unmap  Busy NoSpace NoVa NoMemory Empty Overflow Unaligned BeyondVa
+  changes     Busy NoSpace NoVa NoMemory Empty Overflow Unaligned BeyondVa
               BeyondVram NoSuchPage KindForbids4K NotInFormat TooWide
-              NotMapped WouldFault BeyondReach
-  execute     NotYet PredecessorLost Count BeyondVram Unaligned Timeout Gone
+              NotMapped WouldFault BeyondReach Gone WindowLost
+  execute     NotYet PredecessorLost Count BeyondReach Unaligned Timeout Gone
+              WindowLost Executed
   commit      NotExecuted Foreign
   cancel      Begun HasDependents NoMemory
   read, write FAULT_PDE FAULT_PTE FAULT_RO_VIOLATION … as in kernel logs
@@ -41,7 +77,7 @@ something.";
 
 /// Arguments of `gmmu run`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = HELP)]
 pub struct Args {
     /// The script, or - for standard input
     #[arg(value_name = "SCRIPT")]
@@ -85,6 +121,9 @@ struct Report {
     findings: Vec<FindingView>,
     operations: usize,
     broken: Vec<BrokenView>,
+    /// The lines of the script that each finding tells of.
+    #[serde(skip)]
+    histories: Vec<String>,
     /// Where the script came from, for messages.
     #[serde(skip)]
     script: String,
@@ -190,6 +229,8 @@ fn report<F: Format>(
         .iter()
         .map(|(name, vmm)| SpaceView { name: name.clone(), mmu: F::VERSION.name(), root: Text(vmm.pdb()) })
         .collect();
+    let findings = runner.machine().gpu().findings().to_vec();
+    let histories = findings.iter().map(|finding| history(finding, runner)).collect();
     let tables = runner.spaces().iter().map(|(_, vmm)| vmm.census()).map(|c| c.directories + c.leaf_tables).sum();
     Report {
         schema: SCHEMA,
@@ -202,8 +243,19 @@ fn report<F: Format>(
         findings: runner.machine().findings(),
         operations,
         broken,
+        histories,
         script: String::new(),
     }
+}
+
+/// What a finding tells of, in lines of the script.
+fn history<F: Format>(finding: &Finding, runner: &Runner<F>) -> String {
+    let events = match finding.cached_op {
+        Some(_) => [("cached", finding.cached_op), ("changed", finding.changed_op), ("used", Some(finding.op))],
+        None => [("", None), ("changed", finding.changed_op), ("found", Some(finding.op))],
+    };
+    let said = events.into_iter().filter_map(|(what, op)| Some(format!("{what} in line {}", runner.line_of(op?)?)));
+    said.collect::<Vec<_>>().join(", ")
 }
 
 impl View for Report {
@@ -231,6 +283,13 @@ impl View for Report {
         if self.broken.is_empty() && !self.findings.iter().any(FindingView::counts) {
             console.line(format_args!("{GOOD}everything went as the script says{GOOD:#}"))?;
         }
-        FindingView::list(&self.findings, console)
+        if self.findings.is_empty() {
+            return FindingView::list(&[], console);
+        }
+        for (finding, history) in self.findings.iter().zip(&self.histories) {
+            FindingView::list(std::slice::from_ref(finding), console)?;
+            console.line(format_args!("  {history}"))?;
+        }
+        Ok(())
     }
 }

@@ -15,11 +15,12 @@ use std::ops::Range;
 
 use gmmu::addr::{PAGE_BYTES, PageSize, TableAddr, VramAddr};
 use gmmu::chip::Chip;
-use gmmu::device::{DeviceError, TablePool};
+use gmmu::device::{Bar0, DeviceError, TablePool};
 use gmmu::format::Format;
 use gmmu::mmio::Mmio;
-use gmmu::tlb::Limits;
-use gmmu::vmm::{CommitError, Job, MapRequest, Mapping, PrepareError, Receipt, SpaceConfig, Use, Vmm};
+use gmmu::vmm::{
+    CommitError, Job, MapRequest, Mapping, PrepareError, Protection, Receipt, SpaceConfig, Span, Use, Vmm,
+};
 use gmmu::vram::{Contiguous, Place, Request, State, TablePages, Vram};
 use gmmu_sim::{Client, Config, ConfigError, CpuPath, Gpu, Notes, SysPool, Watched};
 
@@ -44,6 +45,21 @@ pub struct ModelArgs {
     /// Its video memory
     #[arg(long, value_name = "SIZE", value_parser = number, default_value = "96G", help_heading = "Model")]
     pub vram: u64,
+}
+
+/// A change of an address space.
+#[derive(Clone, Debug)]
+pub enum Asked<'a> {
+    /// A new mapping.
+    Map(&'a MapRequest<'a>),
+    /// Nothing is mapped there any more.
+    Unmap(Span),
+    /// Other attributes for what is mapped there.
+    Protect(Span, Protection),
+    /// Reads give 0 where nothing is mapped.
+    Sparse(Span),
+    /// Accesses fault again where nothing is mapped.
+    Unsparse(Span),
 }
 
 /// The default of `--vram`; on a chip without video memory it means none.
@@ -222,8 +238,8 @@ impl Machine {
             // As the library refuses every other table of such a space.
             return Err(DeviceError::WrongAperture { at: tables.at(root.unwrap_or(0)) }.into());
         }
-        let limits = Limits::default();
-        let config = SpaceConfig { chip: self.mmio.chip(), vram_bytes: self.mmio.vram_bytes(), used_by, limits };
+        let whole_words = self.mmio.bar0().has_64bit();
+        let config = SpaceConfig { whole_words, ..SpaceConfig::new(self.mmio.chip(), self.mmio.vram_bytes(), used_by) };
         let made = match root {
             Some(root) => {
                 let root = tables.at(root);
@@ -242,18 +258,33 @@ impl Machine {
         made
     }
 
+    /// Prepares a change.
+    ///
+    /// # Errors
+    /// What the library says.
+    pub fn prepare<F: Format>(&mut self, vmm: &mut Vmm<F>, asked: Asked<'_>) -> Result<Job, PrepareError> {
+        let notes = self.notes.clone();
+        let (mut pool, mmio) = self.parts(Tables::holding(vmm.pdb()));
+        let plan = match asked {
+            Asked::Map(request) => vmm.plan_map(&mut pool, request),
+            Asked::Unmap(span) => vmm.plan_unmap(&mut pool, span),
+            Asked::Protect(span, protection) => vmm.plan_protect(&mut pool, span, protection),
+            Asked::Sparse(span) => vmm.plan_sparse(&mut pool, span),
+            Asked::Unsparse(span) => vmm.plan_unsparse(&mut pool, span),
+        };
+        // The sanitizer hears of new tables before anything is written to them.
+        notes.tell(mmio.bar0());
+        let job = plan?.init(mmio);
+        self.tell();
+        job
+    }
+
     /// Prepares a mapping.
     ///
     /// # Errors
     /// What the library says.
     pub fn prepare_map<F: Format>(&mut self, vmm: &mut Vmm<F>, request: &MapRequest<'_>) -> Result<Job, PrepareError> {
-        let notes = self.notes.clone();
-        let (mut pool, mmio) = self.parts(Tables::holding(vmm.pdb()));
-        let plan = vmm.plan_map(&mut pool, request)?;
-        notes.tell(mmio.bar0());
-        let job = plan.init(mmio);
-        self.tell();
-        job
+        self.prepare(vmm, Asked::Map(request))
     }
 
     /// Prepares to unmap.
@@ -261,10 +292,12 @@ impl Machine {
     /// # Errors
     /// What the library says.
     pub fn prepare_unmap<F: Format>(&mut self, vmm: &mut Vmm<F>, range: Range<u64>) -> Result<Job, PrepareError> {
-        let (mut pool, mmio) = self.parts(Tables::holding(vmm.pdb()));
-        let job = vmm.prepare_unmap(mmio, &mut pool, range);
-        self.tell();
-        job
+        self.prepare(vmm, Asked::Unmap(range.into()))
+    }
+
+    /// Lets the memory for tables run out: at table number `at` from now, and for `times` tables, or for good.
+    pub fn exhaust_tables(&mut self, at: u64, times: Option<u64>) {
+        self.notes.exhaust(at, times);
     }
 
     /// Closes the books on an executed job.

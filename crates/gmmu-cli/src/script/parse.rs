@@ -1,152 +1,19 @@
 //! The script language: from text to operations, with the line of everything that does not read.
 
-use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 
-use gmmu::addr::{Aperture, PAGE_BYTES, PageSize, PhysAddr};
-use gmmu::chip::Chip;
-use gmmu::format::Flags;
+use gmmu::addr::{Aperture, PAGE_BYTES, PageSize};
+use gmmu::format::Kind;
+use gmmu::vmm::Protection;
+use gmmu_sim::Mishap;
 
+use super::ops::{At, Change, Expected, Inject, Line, Map, Memory, Op, Page, Script, What};
+use super::words::{Args, FLAGS, NO_FLAGS, Read, nearest};
 use crate::exit::Failure;
+use crate::machine::Tables;
 use crate::notation::{PageChoice, memory, page};
-use crate::num::number;
+use crate::num::{number, shown};
 use crate::source::chip;
-
-/// A script, read.
-#[derive(Clone, Debug, Default)]
-pub struct Script {
-    /// The `gpu` line.
-    pub chip: Option<&'static Chip>,
-    /// Its memory.
-    pub vram: Option<u64>,
-    /// The operations, with their lines.
-    pub lines: Vec<(usize, Line)>,
-}
-
-/// One operation, and the error that it is to be refused with.
-#[derive(Clone, Debug)]
-pub struct Line {
-    /// `refuse NAME`: the name.
-    pub refused: Option<String>,
-    /// What to do.
-    pub op: Op,
-    /// The line as it was written, for messages.
-    pub text: String,
-}
-
-/// An operation.
-#[derive(Clone, Debug)]
-pub enum Op {
-    /// `space`
-    Space {
-        /// Its name.
-        name: String,
-        /// Its top table, where the user wants it.
-        root: Option<u64>,
-        /// `use=bar`.
-        bar: bool,
-    },
-    /// A change: done at once, or prepared as a job of that name.
-    Change {
-        /// `prepare NAME`.
-        job: Option<String>,
-        /// What changes.
-        change: Change,
-    },
-    /// `execute JOB`
-    Execute(String),
-    /// `commit JOB`
-    Commit(String),
-    /// `cancel JOB`
-    Cancel(String),
-    /// `expect`
-    Expect {
-        /// The space.
-        space: String,
-        /// The address.
-        va: At,
-        /// What is expected.
-        what: Expected,
-    },
-    /// `write`
-    Write(String, At, u32),
-    /// `read`
-    Read(String, At, u32),
-    /// `snapshot FILE`
-    Snapshot(String),
-}
-
-/// A change of an address space.
-#[derive(Clone, Debug)]
-pub enum Change {
-    /// `map`
-    Map(Map),
-    /// `unmap`
-    Unmap {
-        /// The space.
-        space: String,
-        /// Where.
-        va: At,
-        /// How much; of a name, all of it.
-        len: Option<u64>,
-    },
-}
-
-/// `map`
-#[derive(Clone, Debug)]
-pub struct Map {
-    /// The space.
-    pub space: String,
-    /// Where; `None` for anywhere.
-    pub va: Option<At>,
-    /// How much.
-    pub len: u64,
-    /// What.
-    pub memory: Memory,
-    /// The page size; `None` for the largest that fits.
-    pub page: Option<PageSize>,
-    /// The surface kind.
-    pub kind: u8,
-    /// The flags.
-    pub flags: Flags,
-    /// `as=NAME`
-    pub name: Option<String>,
-}
-
-/// The memory of a mapping.
-#[derive(Clone, Debug)]
-pub enum Memory {
-    /// Whatever the allocator gives.
-    Any,
-    /// From there on.
-    From(PhysAddr),
-    /// These pages.
-    Pages(Vec<u64>),
-}
-
-/// An address: a number, or a place in a range that was mapped under a name.
-#[derive(Clone, Debug)]
-pub enum At {
-    /// A number.
-    Va(u64),
-    /// A name, and an offset.
-    Named(String, u64),
-}
-
-/// What `expect` expects.
-#[derive(Clone, Debug)]
-pub enum Expected {
-    /// That memory, and these flags where any are named.
-    Memory(PhysAddr, Vec<String>),
-    /// A fault at any level.
-    Unmapped,
-    /// A sparse entry.
-    Sparse,
-    /// A fault at that level.
-    Fault(String),
-}
-
-type Read<T> = Result<T, String>;
 
 impl Script {
     /// Reads a script. `name` stands in messages for where it came from.
@@ -203,11 +70,11 @@ impl Script {
                     Memory::From(to) if to.aperture == Aperture::Vram => {
                         ranges.push(to.raw..to.raw.saturating_add(map.len));
                     }
-                    Memory::Pages(pages) => {
+                    Memory::Pages(Aperture::Vram, pages) => {
                         let bytes = map.page.map_or(PAGE_BYTES, PageSize::bytes);
                         ranges.extend(pages.iter().map(|&page| page..page.saturating_add(bytes)));
                     }
-                    Memory::From(_) | Memory::Any => {}
+                    Memory::From(_) | Memory::Pages(..) | Memory::Any => {}
                 },
                 _ => {}
             }
@@ -216,63 +83,14 @@ impl Script {
     }
 }
 
-/// The words of an operation, taken one by one; what is left over is an error.
-struct Args<'a> {
-    words: VecDeque<&'a str>,
-    values: HashMap<&'a str, &'a str>,
-}
-
-impl<'a> Args<'a> {
-    fn read(words: &[&'a str]) -> Read<Self> {
-        let (mut plain, mut values) = (VecDeque::new(), HashMap::new());
-        for &word in words {
-            match word.split_once('=') {
-                Some((key, value)) => {
-                    if values.insert(key, value).is_some() {
-                        return Err(format!("{key}= is there twice"));
-                    }
-                }
-                None => plain.push_back(word),
-            }
-        }
-        Ok(Self { words: plain, values })
-    }
-
-    fn take_word(&mut self, what: &str) -> Read<&'a str> {
-        self.words.pop_front().ok_or_else(|| format!("{what} is missing"))
-    }
-
-    fn take(&mut self, key: &str) -> Option<&'a str> {
-        self.values.remove(key)
-    }
-
-    fn take_number(&mut self, key: &str) -> Read<Option<u64>> {
-        let Some(value) = self.take(key) else { return Ok(None) };
-        number(value).map(Some).map_err(|why| format!("{key}={value}: {why}"))
-    }
-
-    /// How faults in the range are met. It matters once leaves can be cut; until then it is read and has no effect.
-    fn take_fault_mode(&mut self) {
-        self.words.retain(|word| !matches!(*word, "quiesced" | "replayable" | "live"));
-    }
-
-    fn take_flags(&mut self) -> Read<Flags> {
-        Flags::from_names(self.words.drain(..))
-            .map_err(|word| format!("{word}: no such flag (acd encrypted noatomic priv ro vol)"))
-    }
-
-    fn end(self) -> Read<()> {
-        let mut rest: Vec<String> = self.words.iter().map(|word| (*word).to_owned()).collect();
-        rest.extend(self.values.iter().map(|(key, value)| format!("{key}={value}")));
-        rest.sort();
-        if rest.is_empty() { Ok(()) } else { Err(format!("not understood: {}", rest.join(" "))) }
-    }
-}
-
 /// The levels at which a walk can end.
 const LEVELS: [&str; 6] = ["PDE4", "PDE3", "PDE2", "PDE1", "PDE0", "PTE"];
-const OPERATIONS: &str = "gpu space map unmap prepare execute commit cancel expect write read refuse snapshot";
-const LATER: [&str; 4] = ["sparse", "protect", "inject", "thread"];
+/// The first words of lines.
+pub(super) const OPERATIONS: [&str; 17] = [
+    "gpu", "space", "map", "unmap", "protect", "sparse", "unsparse", "prepare", "execute", "commit", "cancel",
+    "expect", "write", "read", "refuse", "inject", "snapshot",
+];
+const LATER: [&str; 1] = ["thread"];
 
 fn operation(words: &[&str]) -> Read<Op> {
     let (&verb, rest) = words.split_first().ok_or("an operation is missing")?;
@@ -280,96 +98,176 @@ fn operation(words: &[&str]) -> Read<Op> {
     let op = match verb {
         "space" => space(&mut args)?,
         "map" => Op::Change { job: None, change: Change::Map(map(&mut args)?) },
-        "unmap" => Op::Change { job: None, change: unmap(&mut args)? },
+        "unmap" | "protect" | "sparse" | "unsparse" => Op::Change { job: None, change: range_change(verb, &mut args)? },
         "prepare" => {
             let job = rest.first().ok_or("prepare NAME OPERATION: the name is missing")?;
             return match operation(rest.get(1..).unwrap_or_default())? {
                 Op::Change { job: None, change } => Ok(Op::Change { job: Some((*job).to_owned()), change }),
-                _ => Err("only map and unmap can be prepared".to_owned()),
+                _ => Err("only map, unmap, protect, sparse and unsparse can be prepared".to_owned()),
             };
         }
-        "execute" => Op::Execute(args.take_word("the job")?.to_owned()),
+        "execute" => Op::Execute(args.take_word("the job")?.to_owned(), args.take_count("budget")?),
         "commit" => Op::Commit(args.take_word("the job")?.to_owned()),
         "cancel" => Op::Cancel(args.take_word("the job")?.to_owned()),
         "expect" => expect(&mut args)?,
-        "write" => {
+        "write" | "read" => {
             let (space, va) = (args.take_word("the space")?.to_owned(), at(args.take_word("the address")?)?);
-            Op::Write(space, va, value(args.take_word("the value")?)?)
+            let value = value(args.take_word("the value")?)?;
+            if verb == "write" { Op::Write(space, va, value) } else { Op::Read(space, va, value) }
         }
-        "read" => {
-            let (space, va) = (args.take_word("the space")?.to_owned(), at(args.take_word("the address")?)?);
-            Op::Read(space, va, value(args.take_word("the value")?)?)
-        }
+        "inject" => Op::Inject(inject(&mut args)?),
         "snapshot" => Op::Snapshot(args.take_word("the file")?.to_owned()),
         later if LATER.contains(&later) => {
             return Err(format!("{later}: this version of gmmu cannot do that yet"));
         }
-        other => return Err(format!("{other:?} is no operation; there are {OPERATIONS}")),
+        other => return Err(no_operation(other)),
     };
     args.end()?;
     Ok(op)
 }
 
+fn no_operation(word: &str) -> String {
+    let there_are = match nearest(word, OPERATIONS.into_iter()) {
+        Some(near) => format!("did you mean {near}?"),
+        None => format!("there are {}", OPERATIONS.join(" ")),
+    };
+    format!("\"{}\" is no operation; {there_are}", shown(word))
+}
+
 fn space(args: &mut Args<'_>) -> Read<Op> {
     let name = args.take_word("the name of the space")?.to_owned();
-    match args.take("tables") {
-        None | Some("vram") => {}
-        Some("sys") => return Err("tables=sys: this version of gmmu cannot do that yet".to_owned()),
+    let tables = match args.take("tables") {
+        None => None,
+        Some("vram") => Some(Tables::Vram),
+        Some("sys") => Some(Tables::Sys),
         Some(other) => return Err(format!("tables={other}: vram or sys")),
-    }
+    };
     let bar = match args.take("use") {
         None | Some("channel") => false,
         Some("bar") => true,
         Some(other) => return Err(format!("use={other}: channel or bar")),
     };
-    Ok(Op::Space { name, root: args.take_number("root")?, bar })
+    Ok(Op::Space { name, tables, root: args.take_number("root")?, bar })
 }
 
 fn map(args: &mut Args<'_>) -> Read<Map> {
     let space = args.take_word("the space")?.to_owned();
-    let va = match args.take("va").ok_or("va= is missing: an address, or auto")? {
+    let va = match args.need("va", "an address, or auto")? {
         "auto" => None,
         text => Some(at(text)?),
     };
-    let page = match args.take("page").map(page) {
-        None | Some(Ok(PageChoice::Auto)) => None,
-        Some(Ok(PageChoice::Size(size))) => Some(size),
-        Some(Err(why)) => return Err(why.to_string()),
-    };
+    let (page, largest) = (take_page(args, "page")?, take_page(args, "largest")?);
     let len = args.take_number("len")?;
     let (memory, page, bytes) = match (args.take("pa"), args.take("pages")) {
         (Some(_), Some(_)) => return Err("pa= and pages= do not go together".to_owned()),
         (Some(pa), None) => (Memory::From(memory(pa).map_err(|why| format!("pa={pa}: {why}"))?), page, None),
         (None, Some(list)) => {
-            let pages: Result<Vec<u64>, String> =
-                list.split(',').map(|page| number(page).map_err(|why| format!("pages={list}: {why}"))).collect();
-            let (pages, page) = (pages?, page.unwrap_or(PageSize::Size4K));
+            let ((aperture, pages), page) = (pages(list)?, page.unwrap_or(PageSize::Size4K));
             let bytes = page.bytes().checked_mul(pages.len() as u64);
-            (Memory::Pages(pages), Some(page), bytes)
+            (Memory::Pages(aperture, pages), Some(page), bytes)
         }
         (None, None) => (Memory::Any, page, None),
     };
+    if let (Some(largest), Some(page)) = (largest, page) {
+        return Err(format!("largest={largest} chooses among sizes, and there is only {page} here: leave one away"));
+    }
     let len = match (len, bytes) {
         (Some(len), Some(bytes)) if len != bytes => return Err(format!("len={len} but the pages are {bytes} bytes")),
         (Some(len), _) | (None, Some(len)) => len,
-        (None, None) => return Err("len= is missing".to_owned()),
+        (None, None) => return Err(args.missing("len", "how much to map")),
     };
-    let kind = args.take_number("kind")?.unwrap_or(6);
-    let kind = u8::try_from(kind).map_err(|_| format!("kind={kind}: a kind has 8 bits at most"))?;
+    let kind = args.take_kind()?.unwrap_or(6);
     let name = args.take("as").map(ToOwned::to_owned);
-    args.take_fault_mode();
-    Ok(Map { space, va, len, memory, page, kind, flags: args.take_flags()?, name })
+    let live = args.take_live()?;
+    Ok(Map { space, va, len, memory, page, largest, kind, flags: args.take_flags()?, live, name })
 }
 
-fn unmap(args: &mut Args<'_>) -> Read<Change> {
-    let space = args.take_word("the space")?.to_owned();
-    let va = at(args.take("va").ok_or("va= is missing")?)?;
-    let len = args.take_number("len")?;
-    if len.is_none() && matches!(va, At::Va(_)) {
-        return Err("len= is missing".to_owned());
+fn take_page(args: &mut Args<'_>, key: &'static str) -> Read<Option<PageSize>> {
+    match args.take(key).map(page) {
+        None | Some(Ok(PageChoice::Auto)) => Ok(None),
+        Some(Ok(PageChoice::Size(size))) => Ok(Some(size)),
+        Some(Err(why)) => Err(format!("{key}=: {why}")),
     }
-    args.take_fault_mode();
-    Ok(Change::Unmap { space, va, len })
+}
+
+/// The pages of a mapping: `0x1000,0x5000`, or in other memory `sys-coh:0x1000,0x5000`.
+fn pages(list: &str) -> Read<(Aperture, Vec<u64>)> {
+    let mut aperture = None;
+    let mut pages = Vec::new();
+    for text in list.split(',') {
+        let (here, page) = if text.contains(':') {
+            let page = memory(text).map_err(|why| format!("pages={list}: {why}"))?;
+            (page.aperture, page.raw)
+        } else {
+            let page = number(text).map_err(|why| format!("pages={list}: {why}"))?;
+            (aperture.unwrap_or(Aperture::Vram), page)
+        };
+        if *aperture.get_or_insert(here) != here {
+            return Err(format!("pages={list}: all pages of a mapping lie in one memory"));
+        }
+        if page % PAGE_BYTES != 0 {
+            return Err(format!("pages={list}: {page:#x} is not a multiple of 4K"));
+        }
+        pages.push(page);
+    }
+    Ok((aperture.unwrap_or(Aperture::Vram), pages))
+}
+
+/// `unmap`, `protect`, `sparse`, `unsparse`.
+fn range_change(verb: &str, args: &mut Args<'_>) -> Read<Change> {
+    let space = args.take_word("the space")?.to_owned();
+    let va = at(args.need("va", "where the range begins")?)?;
+    let len = match va {
+        At::Named(..) => args.take_number("len")?,
+        At::Va(_) => {
+            let len = args.need("len", "the length of the range")?;
+            Some(number(len).map_err(|why| format!("len={len}: {why}"))?)
+        }
+    };
+    let live = args.take_live()?;
+    let what = match verb {
+        "protect" => What::Protect(protection(args)?),
+        "sparse" => What::Sparse,
+        "unsparse" => What::Unsparse,
+        _ => What::Unmap,
+    };
+    Ok(Change::Range { space, va, len, live, what })
+}
+
+/// What `protect` changes: flags, all of them, or the kind, or both.
+fn protection(args: &mut Args<'_>) -> Read<Protection> {
+    let kind = args.take_kind()?.map(Kind);
+    let none = args.take_plain(NO_FLAGS);
+    if none && !args.is_empty() {
+        return Err(format!("{NO_FLAGS} is no flags at all: leave it away, or the flags"));
+    }
+    let flags = (none || !args.is_empty()).then(|| args.take_flags()).transpose()?;
+    if flags.is_none() && kind.is_none() {
+        let flags = FLAGS.join(" ");
+        return Err(format!("what is to change? The pages' flags ({flags}, or {NO_FLAGS}), kind=N, or both"));
+    }
+    Ok(Protection { flags, kind })
+}
+
+/// `inject WHAT [at=N] [for=N]`
+fn inject(args: &mut Args<'_>) -> Read<Inject> {
+    const ALL: [&str; 5] = ["noflush", "lostack", "deadbar", "lostwindow", "oom"];
+    let word = args.take_word(&format!("what goes wrong ({})", ALL.join(" ")))?;
+    let (what, usual) = match word {
+        "noflush" => (Some(Mishap::InvalidateSkipped), Some(1)),
+        "lostack" => (Some(Mishap::AcknowledgementLost), None),
+        "deadbar" => (Some(Mishap::BusDead), None),
+        "lostwindow" => (Some(Mishap::WindowWriteLost), Some(1)),
+        "oom" => (None, Some(1)),
+        other => {
+            let near = nearest(other, ALL.into_iter()).map_or_else(
+                || format!("what goes wrong is one of {}", ALL.join(" ")),
+                |near| format!("did you mean {near}?"),
+            );
+            return Err(format!("{}: {near}", shown(other)));
+        }
+    };
+    Ok(Inject { what, at: args.take_count("at")?.unwrap_or(1), times: args.take_count("for")?.or(usual) })
 }
 
 fn expect(args: &mut Args<'_>) -> Read<Op> {
@@ -383,10 +281,15 @@ fn expect(args: &mut Args<'_>) -> Read<Op> {
     }
     let what = match args.take_word("what is expected: memory, unmapped, sparse or fault=LEVEL")? {
         "unmapped" => Expected::Unmapped,
-        "sparse" => Expected::Sparse,
+        "sparse" => Expected::Sparse(args.take_number("page")?),
         text => {
-            let to = memory(text).map_err(|why| why.to_string())?;
-            Expected::Memory(to, args.take_flags()?.names().map(ToOwned::to_owned).collect())
+            let to = memory(text).map_err(|why| match nearest(text, ["unmapped", "sparse"].into_iter()) {
+                Some(near) => format!("{}: did you mean {near}?", shown(text)),
+                None => why.to_string(),
+            })?;
+            let (bytes, kind) = (args.take_number("page")?, args.take_kind()?);
+            let flags = args.take_flags()?.names().map(ToOwned::to_owned).collect();
+            Expected::Page(Page { to, bytes, kind, flags })
         }
     };
     Ok(Op::Expect { space, va, what })

@@ -5,15 +5,18 @@ use std::fmt::Debug;
 use std::ops::Range;
 use std::path::Path;
 
-use gmmu::addr::{PAGE_BYTES, PageSize, Pfn, PhysAddr};
+use gmmu::addr::{PageSize, PhysAddr};
 use gmmu::format::{Format, Kind};
-use gmmu::vmm::{Extent, Job, MapRequest, Receipt, Use, Vmm};
-use gmmu::vram::Contiguous;
-use gmmu_sim::{AccessKind, FaultType, Gpu};
+use gmmu::vmm::{Extent, Job, MapRequest, Receipt, Span, Use, Vmm};
+use gmmu_sim::{AccessKind, FaultType, Gpu, Translated};
 
-use super::parse::{At, Change, Expected, Line, Map, Memory, Op};
+use super::books::{Books, Replaced};
+use super::ops::{At, Change, Expected, Inject, Line, Map, Memory, Op, Page, What};
+use super::refusal::Refusal;
+use super::work::{Step, Work};
 use crate::exit::Failure;
-use crate::machine::{Machine, engine};
+use crate::machine::{Asked, Data, Machine, Tables, engine};
+use crate::notation::Size;
 
 /// An operation that did not go as the script says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,45 +38,24 @@ pub enum Ran {
     Broken(Broken),
 }
 
-/// Why an operation failed: its error's names, which `refuse` may ask for, and its text.
-struct Refusal {
-    names: Vec<String>,
-    text: String,
-}
-
-impl Refusal {
-    /// Takes the names off an error's `Debug` form: `Device(Timeout { .. })` is called Device and Timeout.
-    fn of<E: Debug + ToString>(error: &E) -> Self {
-        let debug = format!("{error:?}");
-        let head = debug.split([' ', '{']).next().unwrap_or_default();
-        let names = head.split('(').map(|name| name.trim_end_matches(')').to_owned()).collect();
-        Self { names, text: error.to_string() }
-    }
-
-    /// A refusal of the runner's, by a name of its own.
-    fn named(name: &str, text: impl Into<String>) -> Self {
-        Self { names: vec![name.to_owned()], text: text.into() }
-    }
-
-    /// A refusal of the script's own making, which `refuse` cannot ask for.
-    fn plain(text: impl Into<String>) -> Self {
-        Self { names: Vec::new(), text: text.into() }
-    }
-}
-
 /// A job on its way.
 enum Stage {
-    Prepared(Job, Vec<Pfn>),
+    Open(Work),
     Executed(Receipt),
 }
 
 struct Pending {
     space: String,
     stage: Stage,
-    /// Memory that the allocator gave for it.
-    data: Option<Contiguous>,
-    unmaps: bool,
+    /// Changes count up, in the order of their prepares.
+    number: u64,
+    /// What it unmaps.
+    unmaps: Option<Range<u64>>,
+    replaced: Replaced,
 }
+
+/// What the rest of a job needs to know, whatever its stage.
+type Ended = Result<(), (Pending, Refusal)>;
 
 /// Runs operations, one after the other.
 pub struct Runner<F: Format> {
@@ -82,9 +64,12 @@ pub struct Runner<F: Format> {
     jobs: HashMap<String, Pending>,
     /// Ranges that have a name.
     names: HashMap<String, Range<u64>>,
-    /// Memory that the allocator gave: which space, where it is mapped.
-    data: Vec<(String, Range<u64>, Contiguous)>,
+    books: Books,
+    /// How many changes were prepared.
+    changes: u64,
     verified: u64,
+    /// The latest operation of the model during each line.
+    ops: Vec<(u64, usize)>,
 }
 
 impl<F: Format> Debug for Runner<F> {
@@ -98,7 +83,8 @@ impl<F: Format> Runner<F> {
     #[must_use]
     pub fn new(machine: Machine) -> Self {
         let (jobs, names) = (HashMap::new(), HashMap::new());
-        Self { machine, spaces: Vec::new(), jobs, names, data: Vec::new(), verified: 0 }
+        let (spaces, books, ops) = (Vec::new(), Books::default(), Vec::new());
+        Self { machine, spaces, jobs, names, books, changes: 0, verified: 0, ops }
     }
 
     /// The GPU and what belongs to it.
@@ -124,6 +110,13 @@ impl<F: Format> Runner<F> {
         self.verified
     }
 
+    /// The line of the script during which the model's operation number `op` was.
+    #[must_use]
+    pub fn line_of(&self, op: u64) -> Option<usize> {
+        let place = self.ops.partition_point(|(last, _)| *last < op);
+        self.ops.get(place).map(|(_, line)| *line)
+    }
+
     /// Runs one operation.
     ///
     /// # Errors
@@ -136,6 +129,7 @@ impl<F: Format> Runner<F> {
             }
             op => self.operate(op),
         };
+        self.ops.push((self.machine.gpu().op(), number));
         let why = match (result, &line.refused) {
             (Ok(()), None) => return Ok(Ran::Well),
             (Err(refusal), Some(name)) if refusal.names.iter().any(|n| n == name) => return Ok(Ran::Well),
@@ -151,7 +145,7 @@ impl<F: Format> Runner<F> {
 
     fn operate(&mut self, op: &Op) -> Result<(), Refusal> {
         match op {
-            Op::Space { name, root, bar } => self.space(name, *root, *bar),
+            Op::Space { name, tables, root, bar } => self.space(name, *tables, *root, *bar),
             Op::Change { job: Some(name), change } => {
                 if self.jobs.contains_key(name) {
                     return Err(Refusal::plain(format!("there is a job {name} already")));
@@ -162,7 +156,7 @@ impl<F: Format> Runner<F> {
             }
             Op::Change { job: None, change } => {
                 let pending = self.prepare(change)?;
-                match self.execute(pending) {
+                match self.execute(pending, None) {
                     Ok(executed) => self.commit(executed).map_err(|(_, why)| why),
                     Err((pending, why)) => {
                         // It was asked for as a whole: what cannot be executed is taken back.
@@ -171,13 +165,13 @@ impl<F: Format> Runner<F> {
                     }
                 }
             }
-            Op::Execute(name) => {
+            Op::Execute(name, budget) => {
                 let pending = self.take_job(name)?;
                 if let Stage::Executed(_) = pending.stage {
                     self.jobs.insert(name.clone(), pending);
                     return Err(Refusal::named("Executed", format!("the job {name} was executed already")));
                 }
-                let (pending, result) = match self.execute(pending) {
+                let (pending, result) = match self.execute(pending, *budget) {
                     Ok(pending) => (pending, Ok(())),
                     Err((pending, why)) => (pending, Err(why)),
                 };
@@ -197,25 +191,36 @@ impl<F: Format> Runner<F> {
             Op::Expect { space, va, what } => self.expect(space, va, what),
             Op::Write(space, va, value) => {
                 let (client, va) = (engine(self.vmm(space)?), self.address(va)?);
-                self.machine.gpu().store32(client, va, *value).map_err(|fault| fault_refusal(&fault))
+                self.machine.gpu().store32(client, va, *value).map_err(|fault| Refusal::fault(&fault))
             }
             Op::Read(space, va, wanted) => {
                 let (client, va) = (engine(self.vmm(space)?), self.address(va)?);
-                match self.machine.gpu().load32(client, va).map_err(|fault| fault_refusal(&fault))? {
+                match self.machine.gpu().load32(client, va).map_err(|fault| Refusal::fault(&fault))? {
                     found if found == *wanted => Ok(()),
                     found => Err(Refusal::plain(format!("found {found:#010x}, not {wanted:#010x}"))),
                 }
+            }
+            Op::Inject(Inject { what, at, times }) => {
+                match what {
+                    Some(mishap) => self.machine.gpu().inject(*mishap, *at, *times),
+                    None => self.machine.exhaust_tables(*at, *times),
+                }
+                Ok(())
             }
             Op::Snapshot(_) => Ok(()),
         }
     }
 
-    fn space(&mut self, name: &str, root: Option<u64>, bar: bool) -> Result<(), Refusal> {
+    fn space(&mut self, name: &str, tables: Option<Tables>, root: Option<u64>, bar: bool) -> Result<(), Refusal> {
         if self.spaces.iter().any(|(known, _)| known == name) {
             return Err(Refusal::plain(format!("there is a space {name} already")));
         }
         let used_by = if bar { Use::Bar } else { Use::Channel };
-        let vmm = self.machine.create_space(root, used_by).map_err(|why| Refusal::of(&why))?;
+        let made = match tables {
+            Some(tables) => self.machine.create_space_in(tables, root, used_by),
+            None => self.machine.create_space(root, used_by),
+        };
+        let vmm = made.map_err(|why| Refusal::of(&why))?;
         self.spaces.push((name.to_owned(), vmm));
         Ok(())
     }
@@ -230,7 +235,7 @@ impl<F: Format> Runner<F> {
     }
 
     /// Puts a job back that could not be ended.
-    fn keep_job(&mut self, name: &str, ended: Result<(), (Pending, Refusal)>) -> Result<(), Refusal> {
+    fn keep_job(&mut self, name: &str, ended: Ended) -> Result<(), Refusal> {
         ended.map_err(|(pending, why)| {
             self.jobs.insert(name.to_owned(), pending);
             why
@@ -252,24 +257,42 @@ impl<F: Format> Runner<F> {
     }
 
     fn prepare(&mut self, change: &Change) -> Result<Pending, Refusal> {
+        self.changes += 1;
         match change {
             Change::Map(map) => self.prepare_map(map),
-            Change::Unmap { space, va, len } => {
-                let start = self.address(va)?;
-                let len = match (len, va) {
-                    (Some(len), _) => *len,
-                    (None, At::Named(name, offset)) => {
-                        let range = self.range(name)?;
-                        range.end - range.start - offset.min(&(range.end - range.start))
-                    }
-                    (None, At::Va(_)) => 0,
+            Change::Range { space, va, len, live, what } => {
+                let range = self.stretch(va, *len)?;
+                let span = Span { range: range.clone(), live: *live };
+                let asked = match what {
+                    What::Unmap => Asked::Unmap(span),
+                    What::Protect(protection) => Asked::Protect(span, *protection),
+                    What::Sparse => Asked::Sparse(span),
+                    What::Unsparse => Asked::Unsparse(span),
                 };
-                let end = start.checked_add(len).ok_or_else(|| Refusal::plain("the range overflows"))?;
                 let (machine, vmm) = self.parts(space)?;
-                let job = machine.prepare_unmap(vmm, start..end).map_err(|why| Refusal::of(&why))?;
-                Ok(Pending { space: space.clone(), stage: Stage::Prepared(job, Vec::new()), data: None, unmaps: true })
+                let job = machine.prepare(vmm, asked).map_err(|why| Refusal::of(&why))?;
+                let unmaps = matches!(what, What::Unmap).then_some(range);
+                Ok(self.pending(space, job, unmaps, Replaced::new()))
             }
         }
+    }
+
+    /// A job that was just prepared, with the frames that it wants.
+    fn pending(&self, space: &str, job: Job, unmaps: Option<Range<u64>>, replaced: Replaced) -> Pending {
+        let frames = self.books.wanted(space, &job);
+        let (space, stage) = (space.to_owned(), Stage::Open(Work::new(job, frames)));
+        Pending { space, stage, number: self.changes, unmaps, replaced }
+    }
+
+    /// The addresses from `va` on: `len` bytes of them, or the rest of the range that has the name.
+    fn stretch(&self, va: &At, len: Option<u64>) -> Result<Range<u64>, Refusal> {
+        let start = self.address(va)?;
+        let end = match (len, va) {
+            (Some(len), _) => start.checked_add(len).ok_or_else(|| Refusal::plain("the range overflows"))?,
+            (None, At::Named(name, _)) => self.range(name)?.end.max(start),
+            (None, At::Va(_)) => start,
+        };
+        Ok(start..end)
     }
 
     fn prepare_map(&mut self, map: &Map) -> Result<Pending, Refusal> {
@@ -279,156 +302,117 @@ impl<F: Format> Runner<F> {
         let mut data = None;
         let to = match &map.memory {
             Memory::From(to) => *to,
-            Memory::Pages(_) => PhysAddr::vram(0),
+            Memory::Pages(..) => PhysAddr::vram(0),
             Memory::Any => {
-                let taken = self.machine.take_data_for(map.len, map.page);
+                let taken = self.machine.take_pages(map.len, map.page);
                 let taken = taken.map_err(|why| Refusal::named("NoSpace", why.what()))?;
-                let start = taken.start().raw();
-                data = Some(taken);
-                PhysAddr::vram(start)
+                data.insert(taken).start()
             }
         };
         let extents = [Extent { to, bytes: map.len }];
-        let (request, frames) = match &map.memory {
-            Memory::Pages(pages) => {
-                let frames: Vec<Pfn> = pages.iter().map(|page| Pfn::new(page / PAGE_BYTES)).collect();
-                if let Some(odd) = pages.iter().find(|page| *page % PAGE_BYTES != 0) {
-                    return Err(Refusal::plain(format!("page {odd:#x} is not a multiple of 4K")));
-                }
-                (MapRequest::frames(frames.len() as u64, map.page.unwrap_or(PageSize::Size4K)), frames)
-            }
-            Memory::From(_) | Memory::Any => {
-                (MapRequest { page: map.page, ..MapRequest::extents(&extents) }, Vec::new())
-            }
+        let page = map.page.unwrap_or(PageSize::Size4K);
+        let request = match &map.memory {
+            Memory::Pages(aperture, pages) => MapRequest::frames_of(*aperture, pages.len() as u64, page),
+            Memory::From(_) | Memory::Any => MapRequest { page: map.page, ..MapRequest::extents(&extents) },
         };
-        let request = request.kind(Kind(map.kind)).flags(map.flags);
+        let request =
+            MapRequest { largest: map.largest, ..request }.kind(Kind(map.kind)).flags(map.flags).live(map.live);
         let request = match va {
             Some(va) => request.at(va),
             None => request,
         };
         let (machine, vmm) = self.parts(&map.space)?;
-        match machine.prepare_map(vmm, &request) {
-            Ok(job) => {
-                if let Some(name) = &map.name {
-                    // The latest mapping of a name is the one that it means.
-                    self.names.insert(name.clone(), job.range());
-                }
-                let stage = Stage::Prepared(job, frames);
-                Ok(Pending { space: map.space.clone(), stage, data, unmaps: false })
-            }
+        let job = match machine.prepare(vmm, Asked::Map(&request)) {
+            Ok(job) => job,
             Err(why) => {
                 self.give(data);
-                Err(Refusal::of(&why))
+                return Err(Refusal::of(&why));
             }
-        }
-    }
-
-    #[expect(clippy::result_large_err, reason = "the job comes back whole")]
-    fn execute(&mut self, pending: Pending) -> Result<Pending, (Pending, Refusal)> {
-        let Pending { space, stage, data, unmaps } = pending;
-        let pending = |stage, data| Pending { space, stage, data, unmaps };
-        match stage {
-            Stage::Executed(receipt) => Ok(pending(Stage::Executed(receipt), data)),
-            Stage::Prepared(job, frames) if frames.is_empty() => match job.execute(self.machine.mmio()) {
-                Ok(receipt) => Ok(pending(Stage::Executed(receipt), data)),
-                Err(failed) => Err((pending(Stage::Prepared(failed.job, frames), data), Refusal::of(&failed.why))),
-            },
-            Stage::Prepared(job, frames) => match job.with_frames(&frames) {
-                Err((job, why)) => {
-                    let refusal = Refusal::of(&why);
-                    Err((pending(Stage::Prepared(job, frames.clone()), data), refusal))
-                }
-                Ok(ready) => match ready.execute(self.machine.mmio()) {
-                    Ok(receipt) => Ok(pending(Stage::Executed(receipt), data)),
-                    Err(failed) => {
-                        let job = failed.job.into_job();
-                        Err((pending(Stage::Prepared(job, frames.clone()), data), Refusal::of(&failed.why)))
-                    }
-                },
-            },
-        }
-    }
-
-    #[expect(clippy::result_large_err, reason = "the job comes back whole")]
-    fn commit(&mut self, pending: Pending) -> Result<(), (Pending, Refusal)> {
-        let Pending { space, stage, data, unmaps } = pending;
-        let Stage::Executed(receipt) = stage else {
-            let why = Refusal::named("NotExecuted", "the job was not executed");
-            return Err((Pending { space, stage, data, unmaps }, why));
         };
-        let (machine, vmm) = match self.parts(&space) {
+        let range = job.range();
+        if let Some(name) = &map.name {
+            // The latest mapping of a name is the one that it means.
+            self.names.insert(name.clone(), range.clone());
+        }
+        if let Some(data) = data {
+            self.books.add_data(&map.space, self.changes, range.clone(), data);
+        }
+        let replaced = match &map.memory {
+            Memory::Pages(_, pages) => self.books.add_frames(&map.space, range.start, page.bytes(), pages),
+            Memory::From(_) | Memory::Any => Replaced::new(),
+        };
+        Ok(self.pending(&map.space, job, None, replaced))
+    }
+
+    /// Executes a job, or `budget` entries of it.
+    #[expect(clippy::result_large_err, reason = "the job comes back whole")]
+    fn execute(&mut self, pending: Pending, budget: Option<u64>) -> Result<Pending, (Pending, Refusal)> {
+        let Stage::Open(work) = pending.stage else { return Ok(pending) };
+        match work.step(self.machine.mmio(), budget) {
+            Ok(Step::Done(receipt)) => Ok(Pending { stage: Stage::Executed(receipt), ..pending }),
+            Ok(Step::More(work)) => Ok(Pending { stage: Stage::Open(work), ..pending }),
+            Err((work, why)) => Err((Pending { stage: Stage::Open(work), ..pending }, why)),
+        }
+    }
+
+    #[expect(clippy::result_large_err, reason = "the job comes back whole")]
+    fn commit(&mut self, pending: Pending) -> Ended {
+        let Stage::Executed(receipt) = pending.stage else {
+            return Err((pending, Refusal::named("NotExecuted", "the job was not executed")));
+        };
+        let (machine, vmm) = match self.parts(&pending.space) {
             Ok(parts) => parts,
-            Err(why) => return Err((Pending { space, stage: Stage::Executed(receipt), data, unmaps }, why)),
+            Err(why) => return Err((Pending { stage: Stage::Executed(receipt), ..pending }, why)),
         };
-        let range = match machine.commit(vmm, receipt) {
-            Ok(mapping) => mapping.range,
-            Err((receipt, why)) => {
-                let stage = Stage::Executed(receipt);
-                return Err((Pending { space, stage, data, unmaps }, Refusal::of(&why)));
-            }
-        };
-        if unmaps {
-            let gone = |(owner, mapped, _): &mut (String, Range<u64>, Contiguous)| {
-                *owner == space && mapped.start >= range.start && mapped.end <= range.end
-            };
-            let freed: Vec<_> = self.data.extract_if(.., gone).collect();
-            for (_, _, data) in freed {
+        if let Err((receipt, why)) = machine.commit(vmm, receipt) {
+            return Err((Pending { stage: Stage::Executed(receipt), ..pending }, Refusal::of(&why)));
+        }
+        if let Some(range) = &pending.unmaps {
+            for data in self.books.unmapped(&pending.space, pending.number, range) {
                 self.give(Some(data));
             }
-        } else if let Some(data) = data {
-            self.data.push((space, range, data));
         }
         Ok(())
     }
 
     #[expect(clippy::result_large_err, reason = "the job comes back whole")]
-    fn cancel(&mut self, pending: Pending) -> Result<(), (Pending, Refusal)> {
-        let Pending { space, stage, data, unmaps } = pending;
-        let Stage::Prepared(job, frames) = stage else {
-            let pending = Pending { space, stage, data, unmaps };
-            return Err((
-                pending,
-                Refusal { names: vec!["Begun".to_owned()], text: "the job was executed".to_owned() },
-            ));
+    fn cancel(&mut self, pending: Pending) -> Ended {
+        let (job, frames) = match pending.stage {
+            Stage::Open(Work::Prepared(job, frames)) => (job, frames),
+            Stage::Open(_) => {
+                let why = "the job was begun: it can only be executed to its end";
+                return Err((pending, Refusal::named("Begun", why)));
+            }
+            Stage::Executed(_) => return Err((pending, Refusal::named("Begun", "the job was executed"))),
         };
-        let (machine, vmm) = match self.parts(&space) {
+        let (machine, vmm) = match self.parts(&pending.space) {
             Ok(parts) => parts,
-            Err(why) => return Err((Pending { space, stage: Stage::Prepared(job, frames), data, unmaps }, why)),
+            Err(why) => return Err((Pending { stage: Stage::Open(Work::Prepared(job, frames)), ..pending }, why)),
         };
-        match machine.cancel(vmm, job) {
-            Ok(()) => {
-                self.give(data);
-                Ok(())
-            }
-            Err((job, why)) => {
-                let stage = Stage::Prepared(job, frames);
-                Err((Pending { space, stage, data, unmaps }, Refusal::of(&why)))
-            }
+        if let Err((job, why)) = machine.cancel(vmm, job) {
+            let stage = Stage::Open(Work::Prepared(job, frames));
+            return Err((Pending { stage, ..pending }, Refusal::of(&why)));
         }
+        self.books.put_back(&pending.space, pending.replaced);
+        for data in self.books.cancelled(pending.number) {
+            self.give(Some(data));
+        }
+        Ok(())
     }
 
     fn expect(&mut self, space: &str, va: &At, what: &Expected) -> Result<(), Refusal> {
         let (client, va) = (engine(self.vmm(space)?), self.address(va)?);
         let found = self.machine.gpu().access(client, va, AccessKind::Read, true);
-        let said = match &found {
-            Ok(found) if found.sparse => "sparse".to_owned(),
-            Ok(found) => {
-                let flags: Vec<&str> = found.flags.names().collect();
-                format!("{} {}", found.to, flags.join(" ")).trim_end().to_owned()
-            }
-            Err(fault) => fault.to_string(),
-        };
         let right = match (what, &found) {
-            (Expected::Memory(to, flags), Ok(found)) if !found.sparse => {
-                found.to == *to && (flags.is_empty() || found.flags.names().eq(flags.iter().map(String::as_str)))
-            }
-            (Expected::Sparse, Ok(found)) => found.sparse,
+            (Expected::Page(page), Ok(found)) => is_page(page, found),
+            (Expected::Sparse(bytes), Ok(found)) => found.sparse && bytes.is_none_or(|bytes| found.page_bytes == bytes),
             // Any other fault says that something is mapped there.
             (Expected::Unmapped, Err(fault)) => matches!(fault.fault, FaultType::Pde | FaultType::Pte),
             (Expected::Fault(level), Err(fault)) => fault.level == level,
             _ => false,
         };
         if !right {
+            let said = found.map_or_else(|fault| fault.to_string(), |found| seen(&found, what));
             return Err(Refusal::plain(format!("found {said}")));
         }
         self.verified += 1;
@@ -447,15 +431,38 @@ impl<F: Format> Runner<F> {
         Ok((&mut self.machine, vmm))
     }
 
-    fn give(&mut self, data: Option<Contiguous>) {
+    fn give(&mut self, data: Option<Data>) {
         if let Some(data) = data {
-            self.machine.give_data(data);
+            self.machine.give_pages(data);
         }
     }
 }
 
-/// A fault of the MMU, called by its type, with or without the `FAULT_` of the kernel log.
-fn fault_refusal(fault: &gmmu_sim::Fault) -> Refusal {
-    let name = fault.fault.name();
-    Refusal { names: vec![format!("FAULT_{name}"), name.to_owned()], text: fault.to_string() }
+/// Whether a page is as it is expected.
+fn is_page(page: &Page, found: &Translated) -> bool {
+    !found.sparse
+        && found.to == page.to
+        && page.bytes.is_none_or(|bytes| found.page_bytes == bytes)
+        && page.kind.is_none_or(|kind| found.kind == kind)
+        && (page.flags.is_empty() || found.flags.names().eq(page.flags.iter().map(String::as_str)))
+}
+
+/// What was found in words: page size and kind where somebody asked for them.
+fn seen(found: &Translated, what: &Expected) -> String {
+    let mut said = if found.sparse { "sparse".to_owned() } else { found.to.to_string() };
+    let (bytes, kind) = match what {
+        Expected::Page(page) => (page.bytes, page.kind),
+        Expected::Sparse(bytes) => (*bytes, None),
+        Expected::Unmapped | Expected::Fault(_) => (None, None),
+    };
+    if bytes.is_some() {
+        said += &format!(" page={}", Size(found.page_bytes));
+    }
+    if kind.is_some() && !found.sparse {
+        said += &format!(" kind={}", found.kind);
+    }
+    for flag in found.flags.names() {
+        said = said + " " + flag;
+    }
+    said
 }

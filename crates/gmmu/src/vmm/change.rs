@@ -23,21 +23,30 @@ pub(super) struct Target {
     pub(super) word: u64,
     /// Where its frames begin in the job's list.
     pub(super) frame: u64,
+    /// The entries say so already: nothing is written.
+    pub(super) kept: bool,
 }
 
-/// What a job does to the records in one range.
+/// What a job does to the records.
 #[derive(Debug, Default)]
 pub(super) struct Change {
-    /// The addresses whose entries change; cut pages are in it whole.
+    /// The addresses whose entries change, from the first to the last; cut pages are in it whole.
     pub(super) range: Range<u64>,
-    /// What was mapped there, in order, clipped to the range.
+    /// Where it changes only parts of that: these, in order.
+    pub(super) parts: List<Range<u64>>,
+    /// What was mapped there, in order, clipped to the parts.
     pub(super) old: List<(Range<u64>, Piece)>,
     /// What is mapped there afterwards, in order.
     pub(super) new: List<Target>,
     pub(super) wants: Wants,
     pub(super) live: Live,
-    /// The range becomes sparse, or is no longer: pages stay as they are.
-    pub(super) sparse: Option<bool>,
+    /// Where something becomes sparse, or ceases to be: parts of the parts, in order.
+    pub(super) background: List<Range<u64>>,
+    /// Whether anything is mapped or becomes sparse, and whether anything goes.
+    pub(super) adds: bool,
+    pub(super) removes: bool,
+    /// Whether the records of pages stay as they are.
+    pub(super) pages_stay: bool,
     /// Whether pieces of the records reach over the range's borders.
     pub(super) cuts: [bool; 2],
     /// Whether new pieces may go on from their neighbours.
@@ -58,6 +67,31 @@ pub(super) struct Scraps {
 const KEPT_BYTES: usize = 64 << 10;
 /// Jobs whose lists are kept.
 const KEPT_BODIES: usize = 4;
+
+impl Change {
+    /// Whether the change covers all of `range`.
+    pub(super) fn covers(&self, range: &Range<u64>) -> bool {
+        if self.parts.is_empty() {
+            return self.range.start <= range.start && range.end <= self.range.end;
+        }
+        let at = self.parts.partition_point(|part| part.end <= range.start);
+        self.parts.get(at).is_some_and(|part| part.start <= range.start && range.end <= part.end)
+    }
+
+    /// The parts of `span` that the change covers.
+    pub(super) fn parts_in(&self, span: Range<u64>) -> impl Iterator<Item = Range<u64>> + '_ {
+        let parts = if self.parts.is_empty() { core::slice::from_ref(&self.range) } else { self.parts.as_slice() };
+        overlapping(parts, span)
+    }
+}
+
+/// The parts of `span` that lie in `list`, which is in order.
+pub(super) fn overlapping(list: &[Range<u64>], span: Range<u64>) -> impl Iterator<Item = Range<u64>> + '_ {
+    let first = list.partition_point(|part| part.end <= span.start);
+    let rest = list.get(first..).unwrap_or_default().iter();
+    let Range { start, end } = span;
+    rest.take_while(move |part| part.start < end).map(move |part| part.start.max(start)..part.end.min(end))
+}
 
 impl Scraps {
     pub(super) fn keep_old(&mut self, mut list: List<(Range<u64>, Piece)>) {
@@ -153,6 +187,7 @@ impl<F: Format> Vmm<F> {
                 }
             }
         }
+        (change.adds, change.removes) = (!change.new.is_empty(), true);
         Ok(change)
     }
 
@@ -228,7 +263,7 @@ impl<F: Format> Vmm<F> {
                     }
                 }
                 let word = F::encode_pte(&leaf(to))?;
-                change.new.push(Target { range, piece, word, frame: 0 })?;
+                change.new.push(Target { range, piece, word, frame: 0, kept: false })?;
             }
             Backed::Frames { aperture, page } => {
                 let word = F::encode_pte(&leaf(PhysAddr::new(aperture, 0)))?;
@@ -241,7 +276,7 @@ impl<F: Format> Vmm<F> {
                     let part = from..range.end.min(whole);
                     from = part.end;
                     let frame = change.wants.add(&part, &piece, end)?;
-                    change.new.push(Target { range: part, piece, word, frame })?;
+                    change.new.push(Target { range: part, piece, word, frame, kept: false })?;
                 }
             }
         }
@@ -262,11 +297,15 @@ impl<F: Format> Vmm<F> {
 
     /// Enters a change into the records: all of it or nothing. Room was reserved.
     pub(super) fn book(&mut self, change: &Change) -> Result<(), PrepareError> {
-        let Change { range, old, new, cuts, heals, .. } = change;
+        let Change { range, parts, old, new, cuts, heals, .. } = change;
         for (cut, border) in cuts.iter().zip([range.start, range.end]) {
             if *cut {
                 let _ = self.va.split(border, |piece, bytes| piece.skip(bytes));
             }
+        }
+        for border in parts.iter().flat_map(|part| [part.start, part.end]) {
+            // Where the border lies between pieces, nothing is to be cut.
+            let _ = self.va.split(border, |piece, bytes| piece.skip(bytes));
         }
         for (piece, _) in old.iter() {
             self.va.remove(piece.start);
@@ -284,7 +323,9 @@ impl<F: Format> Vmm<F> {
             for target in new.iter() {
                 self.heal(target.range.start);
             }
-            self.heal(range.end);
+            for end in parts.iter().map(|part| part.end).chain([range.end]) {
+                self.heal(end);
+            }
         }
         Ok(())
     }
@@ -311,7 +352,8 @@ impl<F: Format> Vmm<F> {
                 break;
             }
         }
-        for (piece, what) in old {
+        let first = old.partition_point(|(piece, _)| piece.end <= range.start);
+        for (piece, what) in old.iter().skip(first).take_while(|(piece, _)| piece.start < range.end) {
             let _ = self.va.insert(piece.clone(), *what);
             self.heal(piece.start);
         }
@@ -330,7 +372,7 @@ impl<F: Format> Vmm<F> {
 
     /// Room in the records for what `rebook` does, forth and back.
     pub(super) fn reserve_records(&mut self, change: &Change) -> Result<(), NoMemory> {
-        self.va.reserve(change.old.len() + change.new.len() + 4)
+        self.va.reserve(change.old.len() + change.new.len() + 2 * change.parts.len() + 4)
     }
 }
 

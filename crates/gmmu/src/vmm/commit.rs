@@ -3,7 +3,7 @@
 use super::execute::Flush;
 use super::job::{Job, Receipt, State, Token};
 use super::plan::{Holdings, Linked};
-use super::record::{Before, Record};
+use super::record::{parts, Before, Record};
 use super::space::{Mapping, Vmm};
 use crate::device::{Acknowledge, Depth, DeviceError, Hardware, Invalidate, Run, TablePool};
 use crate::format::Format;
@@ -89,10 +89,9 @@ impl<F: Format> Vmm<F> {
         if self.jobs.iter().any(|(_, other)| later(other)) {
             return Err(CommitError::HasDependents);
         }
-        match &record.before {
-            Before::Pieces(pieces) => self.va.reserve(pieces.len() + 2)?,
-            Before::Sparse(parts) => self.sparse.reserve(parts.len() + 2)?,
-        }
+        let (pieces, sparse) = record.before.room();
+        self.va.reserve(pieces)?;
+        self.sparse.reserve(sparse)?;
         if let Some(record) = self.jobs.remove(index) {
             self.undo(pool, &record.range, &record.before, &record.held);
             record.progress.set(State::Closed);
@@ -102,13 +101,15 @@ impl<F: Format> Vmm<F> {
 
     /// Takes a plan back: records first, then the mirror. Room for the records was reserved.
     pub(super) fn undo<P: TablePool>(&mut self, pool: &mut P, range: &Range<u64>, before: &Before, held: &Holdings) {
-        match before {
-            Before::Pieces(pieces) => self.unbook(range, pieces),
-            Before::Sparse(parts) => {
-                let _ = self.sparse.subtract(range.clone());
-                for part in parts.iter() {
-                    let _ = self.sparse.add(part.clone());
-                }
+        if !before.pages_stay {
+            for part in parts(range, &before.parts) {
+                self.unbook(part, &before.pieces);
+            }
+        }
+        for range in before.background.iter() {
+            let _ = self.sparse.subtract(range.clone());
+            for part in before.sparse.overlapping(range.clone()) {
+                let _ = self.sparse.add(part);
             }
         }
         held.journal.take_back(&mut self.tree, &self.va, pool);
@@ -148,9 +149,7 @@ impl<F: Format> Vmm<F> {
             pool.give(table, DIRECTORY_BYTES);
         }
         self.scraps.keep_held(record.held);
-        if let Before::Pieces(pieces) = record.before {
-            self.scraps.keep_old(pieces);
-        }
+        self.scraps.keep_old(record.before.pieces);
         record.range
     }
 

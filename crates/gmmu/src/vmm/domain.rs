@@ -5,11 +5,12 @@
 //! entries below are invalid. The state of a domain before and after a change is therefore a handful of masks, and what
 //! is to be written follows from their differences.
 
+use super::change::overlapping;
 use super::execute::{Source, Write};
-use super::job::push_write;
 use super::journal::{bits, has_small_pages, Step};
 use super::plan::{one_word, Planner, DOMAIN_BYTES};
 use super::request::PrepareError;
+use super::rounds::push_write;
 use crate::addr::{PageSize, TableAddr};
 use crate::device::{Depth, Run, TablePool};
 use crate::format::{Format, Link, Slot, BIG_TABLE};
@@ -165,11 +166,9 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
         for (range, target) in self.new_in(span.clone()) {
             after.add(domain, &range, target.piece.page);
         }
-        let inside = change.range.start.max(span.start)..change.range.end.min(span.end);
         let mut affected = before.small | before.big | after.small | after.big;
-        if change.sparse.is_some() {
-            after = before;
-            affected |= chunks_of(domain, &inside);
+        for part in overlapping(&change.background, span.clone()) {
+            affected |= chunks_of(domain, &part);
         }
         let (any0, full0) = sparse_chunks(self.set.sparse_before, domain);
         let (any1, full1) = sparse_chunks(self.set.sparse, domain);
@@ -180,7 +179,8 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
         }
         let open0 = tables[1].map_or(0, |table| table.open);
         // Where the change covers a chunk, its lists say all; elsewhere other pages may live in it.
-        let whole = if fresh { u32::MAX } else { whole_chunks_of(domain, &inside) };
+        let covered = change.parts_in(span).fold(0, |chunks, part| chunks | whole_chunks_of(domain, &part));
+        let whole = if fresh { u32::MAX } else { covered };
         let mut small = after.small;
         for chunk in bits(affected & !whole & !after.small) {
             let start = domain + (u64::from(chunk) << BIG_TABLE.shift);
@@ -246,11 +246,11 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
         Ok(Some(Table { number, at, used, open, added: true }))
     }
 
-    /// Takes a table off its half of the dual entry. It is freed when the job is committed. Where entries of the other
-    /// size take the place of valid ones in it, it goes a round `before` them.
-    fn drop_table(&mut self, place: Place, before: bool) -> Result<(), PrepareError> {
+    /// Takes a table off its half of the dual entry, in the round before where entries of the other size follow on its
+    /// own. It is freed when the job is committed.
+    fn drop_table(&mut self, place: Place, first: bool) -> Result<(), PrepareError> {
         self.held.journal.hang(self.tree, place, 1, Child::Empty);
-        if !before {
+        if !first {
             return self.link(place, 0, Depth::UpToPde0);
         }
         let at = self.tree.word_at(place).ok_or(PrepareError::Overflow)?;

@@ -1,12 +1,12 @@
 //! Jobs: prepared changes that own all they need to be carried out, and the proof that they were.
 
-use super::execute::{Cursor, Flush, Round, Source, Write};
+use super::execute::{Cursor, Flush, Round};
 use super::frames::{FramesError, Want, Wants};
+use super::rounds::OwnedRound;
 use crate::addr::Pfn;
-use crate::device::{Depth, DeviceError, Hardware, Invalidate, Invalidator, Poll, TableMemory};
+use crate::device::{DeviceError, Hardware, Invalidate, Invalidator, Poll, TableMemory};
 use crate::storage::{List, NoMemory, Owned, Shared};
-use crate::regs;
-use crate::tlb::{wait, Limits};
+use crate::tlb::Limits;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU8, Ordering};
 
@@ -97,29 +97,6 @@ pub enum Flushed {
     NextRound,
     /// All rounds are done.
     Done,
-}
-
-/// Writes and invalidate of one round, owned.
-#[derive(Debug)]
-pub(crate) struct OwnedRound {
-    pub(crate) leaves: List<Write>,
-    pub(crate) links: List<Write>,
-    pub(crate) flush: Flush,
-}
-
-impl OwnedRound {
-    pub(crate) const fn new(what: Invalidate) -> Self {
-        Self { leaves: List::new(), links: List::new(), flush: Flush::new(what) }
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.leaves.is_empty() && self.links.is_empty()
-    }
-
-    /// Makes the invalidate reach at least `depth`.
-    pub(crate) fn deepen(&mut self, depth: Depth) {
-        self.flush.what.depth = self.flush.what.depth.max(depth);
-    }
 }
 
 /// A prepared change of an address space. Owns everything it needs: [`write`](Self::write) and [`flush`](Self::flush)
@@ -305,7 +282,7 @@ impl Job {
     }
 
     /// The invalidate of the current round; `None` where all rounds are done.
-    fn owed(&mut self) -> Result<Option<&mut Flush>, ExecuteError> {
+    pub(super) fn owed(&mut self) -> Result<Option<&mut Flush>, ExecuteError> {
         let written = self.body.cursor.is_done();
         let round = self.body.round;
         match self.body.rounds.get_mut(round) {
@@ -369,7 +346,7 @@ impl Job {
         Ok(cursor.is_done())
     }
 
-    fn next_round(&mut self) -> Flushed {
+    pub(super) fn next_round(&mut self) -> Flushed {
         self.body.cursor = Cursor::default();
         self.body.round += 1;
         if self.body.round < self.body.rounds.len() {
@@ -482,100 +459,4 @@ impl AsMut<Job> for Ready<'_> {
     fn as_mut(&mut self) -> &mut Job {
         &mut self.job
     }
-}
-
-/// Flushes the current rounds of several written jobs of one space under one invalidate, as deep, wide and well
-/// acknowledged as all of them need. Never waits: starts it where that is still due and none runs, and looks once.
-/// Jobs whose rounds are all done are passed over.
-///
-/// # Errors
-/// [`ExecuteError::NotWritten`], [`ExecuteError::OtherSpace`], and nothing was started; the device's: the invalidate is
-/// still owed by every job.
-pub fn poll_flush_all<J: AsMut<Job>, I: Invalidator>(jobs: &mut [J], invalidator: &mut I) -> Result<Poll, ExecuteError> {
-    let mut together: Option<Invalidate> = None;
-    for job in jobs.iter_mut() {
-        let Some(flush) = job.as_mut().owed()? else { continue };
-        if flush.ticket.is_none() {
-            let both = together.map_or(Some(flush.what), |sum| sum.and(&flush.what));
-            together = Some(both.ok_or(ExecuteError::OtherSpace)?);
-        }
-    }
-    let ticket = match &together {
-        Some(what) => invalidator.submit(what)?,
-        None => None,
-    };
-    let mut all = Poll::Done;
-    for job in jobs.iter_mut() {
-        let job = job.as_mut();
-        let Some(flush) = job.owed()? else { continue };
-        flush.ticket = flush.ticket.or(ticket);
-        let done = match flush.ticket {
-            Some(ticket) => invalidator.poll(ticket)?,
-            None => Poll::Pending,
-        };
-        if done == Poll::Pending {
-            all = Poll::Pending;
-        }
-    }
-    // All go on together, or a round that was not written would be asked for its invalidate.
-    if all == Poll::Done {
-        for job in jobs.iter_mut().map(AsMut::as_mut).filter(|job| job.body.round < job.body.rounds.len()) {
-            job.next_round();
-        }
-    }
-    Ok(all)
-}
-
-/// The same, waiting for the invalidate within `limits`.
-///
-/// # Errors
-/// As [`poll_flush_all`].
-pub fn flush_all<J: AsMut<Job>, H: Hardware>(
-    jobs: &mut [J],
-    hardware: &mut H,
-    limits: Limits,
-) -> Result<(), ExecuteError> {
-    let register = regs::NV_VIRTUAL_FUNCTION_PRIV_MMU_INVALIDATE;
-    let mut refused = Ok(());
-    wait(hardware, limits, register, |hardware| match poll_flush_all(jobs, hardware) {
-        Ok(poll) => Ok(poll == Poll::Done),
-        Err(ExecuteError::Device(why)) => Err(why),
-        Err(why) => {
-            refused = Err(why);
-            Ok(true)
-        }
-    })?;
-    refused
-}
-
-/// Appends `write`, as part of the last one where it goes on from that.
-pub(crate) fn push_write(writes: &mut List<Write>, write: Write) -> Result<(), NoMemory> {
-    if write.run.count == 0 {
-        return Ok(());
-    }
-    if let Some(last) = writes.last_mut() {
-        if let Some(joined) = join(last, &write) {
-            *last = joined;
-            return Ok(());
-        }
-    }
-    writes.push(write)
-}
-
-/// One write for both, where `next` goes on from `last`.
-fn join(last: &Write, next: &Write) -> Option<Write> {
-    let count = last.run.count.checked_add(next.run.count)?;
-    let distance = next.at.raw().wrapping_sub(last.at.raw());
-    // The stride and the step of a single word are free to choose.
-    let stride = if last.run.count > 1 { u64::from(last.stride) } else { distance };
-    let step = if last.run.count > 1 { last.run.step } else { next.run.first.wrapping_sub(last.run.first) };
-    let fits = last.source == next.source
-        && last.source == Source::Words
-        && last.at.with_raw(next.at.raw()) == next.at
-        && (stride == 8 || stride == 16)
-        && distance == stride * u64::from(last.run.count)
-        && next.run.first == last.run.first.wrapping_add(step.wrapping_mul(u64::from(last.run.count)))
-        && (next.run.count == 1 || (next.run.step == step && u64::from(next.stride) == stride));
-    let run = crate::device::Run { first: last.run.first, step, count };
-    fits.then(|| Write { at: last.at, run, stride: stride.to_le_bytes()[0], source: last.source })
 }

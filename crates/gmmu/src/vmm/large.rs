@@ -2,9 +2,9 @@
 
 use super::change::Target;
 use super::execute::{Source, Write};
-use super::job::push_write;
 use super::plan::{one_word, small, Planner, DOMAIN_BYTES};
 use super::request::PrepareError;
+use super::rounds::push_write;
 use crate::addr::{PageSize, TableAddr};
 use crate::device::{Acknowledge, Depth, Run, TablePool};
 use crate::format::{Format, Link, Slot, SMALL_TABLE};
@@ -178,8 +178,6 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
         let span = start..start.saturating_add(level.span());
         let child = self.tree.child(place);
         match child {
-            // Pages stay as they are where only what lies between them changes.
-            Child::Leaf if self.set.change.sparse.is_some() => return Ok(true),
             Child::Directory(_) | Child::Table(_) => return Ok(false),
             _ if self.new_in(span.clone()).next().is_some() => return Ok(false),
             Child::Empty | Child::Leaf | Child::Sparse => {}
@@ -203,7 +201,7 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
         if !matches!(big, Child::Table(_)) && !matches!(little, Child::Table(_)) {
             return self.settle(n, place, start);
         }
-        if self.set.change.sparse != Some(true) {
+        if self.set.change.background.is_empty() || self.new_in(start..start + level::<F>(n).span()).next().is_some() {
             return Ok(false);
         }
         let span = start..start + level::<F>(n).span();

@@ -2,11 +2,11 @@
 
 use super::domain::{Table, Turn};
 use super::execute::{Source, Write};
-use super::job::push_write;
 use super::journal::bits;
 use super::piece::Piece;
 use super::plan::{entry_at, small, Planner};
 use super::request::PrepareError;
+use super::rounds::push_write;
 use crate::addr::{PageSize, PAGE_BYTES};
 use crate::device::{Run, TablePool};
 use crate::format::{Format, BIG_TABLE, SMALL_TABLE};
@@ -33,11 +33,9 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
         if table.added {
             return self.fill_small(turn, table, filled..turn.span().end);
         }
-        if self.set.change.sparse.is_none() {
-            for (pages, piece) in self.old_in(turn.span()) {
-                if piece.page == PageSize::Size4K {
-                    self.clear_replaced(turn, table, pages)?;
-                }
+        for (pages, piece) in self.old_in(turn.span()) {
+            if piece.page == PageSize::Size4K {
+                self.clear_replaced(turn, table, pages)?;
             }
         }
         if turn.any_sparse {
@@ -114,13 +112,11 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
                 pages |= page_of(va);
             }
         }
-        if self.set.change.sparse.is_none() {
-            // Those that went were written with what is there now.
-            for (gone, piece) in self.old_in(span.clone()) {
-                if piece.page == PageSize::Size4K {
-                    for va in gone.step_by(PAGE) {
-                        pages |= page_of(va);
-                    }
+        // Those that went were written with what is there now.
+        for (gone, piece) in self.old_in(span.clone()) {
+            if piece.page == PageSize::Size4K {
+                for va in gone.step_by(PAGE) {
+                    pages |= page_of(va);
                 }
             }
         }

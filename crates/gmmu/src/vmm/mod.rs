@@ -11,6 +11,8 @@
 pub mod execute;
 
 #[cfg(feature = "alloc")]
+mod batch;
+#[cfg(feature = "alloc")]
 mod change;
 #[cfg(feature = "alloc")]
 mod commit;
@@ -18,6 +20,8 @@ mod commit;
 mod domain;
 #[cfg(feature = "alloc")]
 mod frames;
+#[cfg(feature = "alloc")]
+mod halves;
 #[cfg(feature = "alloc")]
 mod job;
 #[cfg(feature = "alloc")]
@@ -27,25 +31,37 @@ mod large;
 #[cfg(feature = "alloc")]
 mod leaves;
 #[cfg(feature = "alloc")]
+mod pages;
+#[cfg(feature = "alloc")]
 mod piece;
 #[cfg(feature = "alloc")]
 mod plan;
+#[cfg(feature = "alloc")]
+mod prepare;
 #[cfg(feature = "alloc")]
 mod record;
 #[cfg(feature = "alloc")]
 mod request;
 #[cfg(feature = "alloc")]
+mod rounds;
+#[cfg(feature = "alloc")]
 mod space;
 
+#[cfg(feature = "alloc")]
+pub use batch::{flush_all, poll_flush_all};
 #[cfg(feature = "alloc")]
 pub use commit::{CloseError, CommitError};
 #[cfg(feature = "alloc")]
 pub use frames::{FramesError, Want};
 #[cfg(feature = "alloc")]
-pub use job::{flush_all, poll_flush_all, ExecuteError, Failed, Flushed, Job, Ready, Receipt, State};
+pub use job::{ExecuteError, Failed, Flushed, Job, Ready, Receipt, State};
+#[cfg(feature = "alloc")]
+pub use pages::MapError;
 #[cfg(feature = "alloc")]
 pub use piece::{Backed, Piece};
 #[cfg(feature = "alloc")]
+pub use prepare::Plan;
+#[cfg(feature = "alloc")]
 pub use request::{Backing, Extent, Live, MapRequest, Place, PrepareError, Protection, Span};
 #[cfg(feature = "alloc")]
-pub use space::{Census, MapError, Mapping, Plan, SpaceConfig, Use, Vmm};
+pub use space::{Census, Mapping, SpaceConfig, Use, Vmm};

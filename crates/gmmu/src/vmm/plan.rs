@@ -7,10 +7,10 @@
 
 use super::change::{Change, Target};
 use super::execute::{Flush, Source, Write};
-use super::job::{push_write, OwnedRound};
 use super::journal::Journal;
 use super::piece::{Backed, Piece};
 use super::request::{Live, PrepareError};
+use super::rounds::{push_write, OwnedRound};
 use crate::addr::{PageSize, TableAddr};
 use crate::device::{Acknowledge, Depth, DeviceError, Invalidate, Run, Scope, TablePool};
 use crate::format::{EncodeError, Format, Link, Pte, Slot, DUAL_SHIFT};
@@ -95,6 +95,8 @@ pub(super) struct Setting<'a> {
     pub(super) scope: Scope,
     /// Whether 512M leaves need tables of invalid entries first.
     pub(super) tables_first: bool,
+    /// Whether an entry is written in one store.
+    pub(super) whole_words: bool,
 }
 
 /// The plan of one change in the making.
@@ -111,6 +113,7 @@ pub(super) struct Planner<'a, F: Format, P> {
     only_takes: bool,
     /// How far the change's lists are done.
     pub(super) old_at: usize,
+    background_at: usize,
     new_at: usize,
 }
 
@@ -126,21 +129,23 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
     ) -> Self {
         let what = |ack| Invalidate { pdb: set.pdb, depth: Depth::PteOnly, scope: set.scope, ack };
         let near = tree.directory(tree.root()).map(|root| root.at);
-        // What is only added need not be waited for.
-        let removes = set.change.sparse.map_or(!set.change.old.is_empty(), |on| !on);
         clear.flush = Flush::new(what(Acknowledge::Globally));
-        main.flush = Flush::new(what(if removes { Acknowledge::Globally } else { Acknowledge::None }));
-        held.adds = set.change.sparse.unwrap_or(!set.change.new.is_empty());
-        let only_takes = set.sparse.is_empty() && set.change.sparse.is_none() && set.change.new.is_empty();
-        Self { tree, pool, set, near, init, clear, main, held, only_takes, old_at: 0, new_at: 0 }
+        main.flush = Flush::new(what(if set.change.removes { Acknowledge::Globally } else { Acknowledge::None }));
+        // What is only added need not be waited for.
+        held.adds = set.change.adds;
+        let only_takes = set.sparse.is_empty() && set.change.background.is_empty() && set.change.new.is_empty();
+        Self { tree, pool, set, near, init, clear, main, held, only_takes, old_at: 0, background_at: 0, new_at: 0 }
     }
 
     /// Plans the whole change.
     pub(super) fn plan(&mut self) -> Result<(), PrepareError> {
         let change = self.set.change;
+        if !self.set.whole_words && !change.old.is_empty() {
+            self.clear_torn()?;
+        }
         let (n, number) = self.descend()?;
         // All directories first: they lie together then, in front of the leaf tables.
-        for target in change.new.iter() {
+        for target in change.new.iter().filter(|target| !target.kept) {
             self.ensure_directories(n, number, target)?;
         }
         self.directory(n, number, change.range.clone())?;
@@ -195,6 +200,10 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
             let end = start.saturating_add(span);
             if let Some(target) = self.target_at(va).filter(|target| leaf_level::<F>(target.piece.page) == n) {
                 let stretch = va..target.range.end.min(range.end);
+                if target.kept {
+                    va = self.next_touched(stretch.end);
+                    continue;
+                }
                 if target.piece.page.bytes() == span {
                     self.leaves(n, number, stretch.clone(), target)?;
                     va = self.next_touched(stretch.end);
@@ -236,12 +245,13 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
         while change.new.get(self.new_at).is_some_and(|target| target.range.end <= va) {
             self.new_at += 1;
         }
-        if change.sparse.is_some() {
-            return va;
+        while change.background.get(self.background_at).is_some_and(|range| range.end <= va) {
+            self.background_at += 1;
         }
+        let sparse = change.background.get(self.background_at).map_or(u64::MAX, |range| range.start);
         let old = change.old.get(self.old_at).map_or(u64::MAX, |(range, _)| range.start);
         let new = change.new.get(self.new_at).map_or(u64::MAX, |target| target.range.start);
-        va.max(old.min(new))
+        va.max(old.min(new).min(sparse))
     }
 
     /// What is to be mapped at `va`.
@@ -275,8 +285,7 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
     /// Refuses to make what lies in `entry` fault for a moment, unless the change covers all of it or may.
     pub(super) fn may_fault(&self, entry: Range<u64>) -> Result<(), PrepareError> {
         let change = self.set.change;
-        let inside = change.range.start <= entry.start && entry.end <= change.range.end;
-        if inside || change.live != Live::MustNotFault {
+        if change.covers(&entry) || change.live != Live::MustNotFault {
             return Ok(());
         }
         Err(PrepareError::WouldFault { entry })
@@ -369,7 +378,10 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
         pages: &Range<u64>,
         target: &Target,
     ) -> Result<(), NoMemory> {
-        let Target { range, piece, word, frame } = target;
+        let Target { range, piece, word, frame, kept } = target;
+        if *kept {
+            return Ok(());
+        }
         let shift = piece.page.shift();
         let step = F::leaf_step(piece.page.bytes());
         let grown = |bytes: u64| (bytes >> shift).wrapping_mul(step);

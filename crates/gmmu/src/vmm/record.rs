@@ -1,18 +1,38 @@
 //! The books' side of a job: what it holds, and which jobs it waits for.
 
+use super::change::{overlapping, Change};
 use super::job::{Progress, State};
 use super::piece::Piece;
 use super::plan::{Holdings, DOMAIN_BYTES};
 use crate::storage::{List, Shared};
+use crate::va::windows::Windows;
 use core::ops::Range;
 
 /// How the records were before a job.
 #[derive(Debug)]
-pub(super) enum Before {
-    /// These pieces were in the job's range.
-    Pieces(List<(Range<u64>, Piece)>),
-    /// These parts of the job's range were sparse; the pieces are the same.
-    Sparse(List<Range<u64>>),
+pub(super) struct Before {
+    /// Where the job changes only parts of its range: these.
+    pub(super) parts: List<Range<u64>>,
+    /// What was mapped there.
+    pub(super) pieces: List<(Range<u64>, Piece)>,
+    /// Whether that stayed as it was.
+    pub(super) pages_stay: bool,
+    /// Where something becomes sparse or ceases to be, and all that was sparse before.
+    pub(super) background: List<Range<u64>>,
+    pub(super) sparse: Windows,
+}
+
+impl Before {
+    pub(super) fn new(change: Change, sparse: Option<Windows>) -> Self {
+        let Change { parts, old: pieces, background, pages_stay, .. } = change;
+        Self { parts, pieces, pages_stay, background, sparse: sparse.unwrap_or_default() }
+    }
+
+    /// Room in the records for taking the job back: for pieces, and for what is sparse.
+    pub(super) fn room(&self) -> (usize, usize) {
+        let sparse = self.background.iter().map(|range| self.sparse.overlapping(range.clone()).count() + 2).sum();
+        (self.pieces.len() + 2 * self.parts.len() + 2, sparse)
+    }
 }
 
 /// The books' side of a job.
@@ -38,13 +58,30 @@ impl Record {
             let end = range.end.checked_next_multiple_of(DOMAIN_BYTES).unwrap_or(u64::MAX);
             owned.iter().any(|owned| owned.start < end && start < owned.end)
         };
-        meets(&earlier.held.owned, &self.range)
-            || meets(&self.held.owned, &earlier.range)
-            || (earlier.range.start < self.range.end && self.range.start < earlier.range.end)
+        meets(&earlier.held.owned, &self.range) || meets(&self.held.owned, &earlier.range) || self.touches(earlier)
+    }
+
+    /// Whether both change a page.
+    fn touches(&self, other: &Self) -> bool {
+        if self.range.start >= other.range.end || other.range.start >= self.range.end {
+            return false;
+        }
+        let mine = parts(&self.range, &self.before.parts);
+        let mut others = parts(&other.range, &other.before.parts).iter();
+        others.any(|part| overlapping(mine, part.clone()).next().is_some())
     }
 
     /// Whether later jobs still have to look at it.
     pub(super) fn is_waiting(&self) -> bool {
         matches!(self.state(), State::Prepared | State::Executing | State::Abandoned | State::Lost)
+    }
+}
+
+/// The parts of a job that has `list`, or one part that is all of it.
+pub(super) fn parts<'l>(range: &'l Range<u64>, list: &'l [Range<u64>]) -> &'l [Range<u64>] {
+    if list.is_empty() {
+        core::slice::from_ref(range)
+    } else {
+        list
     }
 }

@@ -11,7 +11,7 @@
 
 use gmmu::addr::{PageSize, Pfn, PhysAddr, TableAddr};
 use gmmu::chip::Chip;
-use gmmu::device::{NoTableMemory, TablePool};
+use gmmu::device::{Bar0, NoTableMemory, TablePool};
 use gmmu::format::Format;
 use gmmu::mmio::Mmio;
 use gmmu::tlb::Limits;
@@ -102,7 +102,7 @@ pub struct World<F: Format> {
 pub fn config(name: &str, vram_bytes: u64) -> SpaceConfig {
     let chip = Chip::by_name(name).unwrap();
     let limits = Limits { timeout_us: 1_000_000, polls: 1000 };
-    SpaceConfig { chip, vram_bytes, used_by: Use::Channel, limits }
+    SpaceConfig { limits, ..SpaceConfig::new(chip, vram_bytes, Use::Channel) }
 }
 
 impl<F: Format> World<F> {
@@ -114,7 +114,8 @@ impl<F: Format> World<F> {
         let mut mmio = Mmio::probe(Gpu::new(model).unwrap()).unwrap();
         let mut pool = Watched::new(Pool::new(MIB..4 * GIB));
         let notes = pool.notes();
-        let config = config(&model.chip, mmio.vram_bytes());
+        let whole_words = mmio.bar0().has_64bit();
+        let config = SpaceConfig { whole_words, ..config(&model.chip, mmio.vram_bytes()) };
         let root = pool.take(4096, None).unwrap();
         notes.tell(mmio.bar0());
         let vmm = Vmm::with_root(config, &mut mmio, root).unwrap();

@@ -1,0 +1,120 @@
+//! Scripts as programs: the examples on every kind of chip, and random ones.
+
+mod common;
+
+use common::{fail, gmmu_with};
+use proptest::prelude::*;
+
+#[test]
+fn every_example_goes_as_it_says_on_every_kind_of_chip() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples");
+    let mut scripts = 0;
+    for entry in std::fs::read_dir(folder).expect("the examples") {
+        let path = entry.expect("an example").path();
+        if path.extension().is_none_or(|ext| ext != "gmmu") {
+            continue;
+        }
+        scripts += 1;
+        let text = std::fs::read_to_string(&path).expect("a script");
+        for chip in ["tu102", "ga100", "gh100", "gb100", "gb202"] {
+            let text = text.replace("gpu gh100", &format!("gpu {chip}"));
+            let ran = gmmu_with(&["run", "-", "--json"], text.as_bytes());
+            assert_eq!(ran.code, 0, "{} on {chip}: {}{}", path.display(), ran.out, ran.err);
+        }
+    }
+    assert!(scripts >= 3, "{scripts}");
+}
+
+/// Addresses around the borders of tables and pages.
+fn address() -> impl Strategy<Value = u64> {
+    let base = prop_oneof![Just(0x4000_0000u64), Just(0x401f_0000), Just(0x5fe0_0000), Just(0x3f_fff0_0000)];
+    (base, 0u64..64, prop_oneof![Just(12), Just(16), Just(21)]).prop_map(|(base, n, shift)| base + (n << shift))
+}
+
+fn length() -> impl Strategy<Value = u64> {
+    (1u64..20, prop_oneof![Just(12), Just(12), Just(16), Just(21)]).prop_map(|(n, shift)| n << shift)
+}
+
+fn word(words: &'static [&'static str]) -> impl Strategy<Value = &'static str> {
+    prop::sample::select(words)
+}
+
+/// `map`, `unmap`, `protect`, `sparse`, `unsparse`.
+fn change() -> impl Strategy<Value = String> {
+    let live = || word(&["", "quiesced", "replayable", "live"]);
+    let size = word(&["", "page=4K", "page=64K", "page=2M", "largest=64K", "largest=2M"]);
+    let memory =
+        word(&["", "pa=vram:0x200000000", "pa=sys-coh:0x40000000", "pa=sys-ncoh:0x1f0000", "pa=peer1:0x10000"]);
+    let flags = word(&["", "ro", "vol priv", "noatomic"]);
+    let map = (address(), length(), memory, size, flags, live()).prop_map(|(va, len, memory, size, flags, live)| {
+        format!("map a va={va:#x} len={len:#x} {memory} {size} {flags} {live} as=m")
+    });
+    let lists = word(&["0x5000,0x9000,0x1000", "0x200000,0x400000 page=2M", "sys-coh:0x50000,0x90000 page=64K"]);
+    let list = (address(), lists, live()).prop_map(|(va, list, live)| format!("map a va={va:#x} pages={list} {live}"));
+    let verb = word(&["unmap", "unmap", "sparse", "unsparse", "protect"]);
+    let range = (verb, address(), length(), word(&["ro", "none", "vol kind=0"]), live());
+    let range = range.prop_map(|(verb, va, len, flags, live)| {
+        format!("{verb} a va={va:#x} len={len:#x} {} {live}", if verb == "protect" { flags } else { "" })
+    });
+    prop_oneof![2 => map, 1 => list, 4 => range, 1 => Just("unmap a va=m".to_owned())]
+}
+
+/// A line that never lets accesses meet what is half done.
+fn sound() -> impl Strategy<Value = String> {
+    let job = || word(&["J", "K", "L"]);
+    let prepare = (job(), change()).prop_map(|(job, change)| format!("prepare {job} {change}"));
+    let end = (word(&["execute", "commit", "cancel"]), job()).prop_map(|(verb, job)| format!("{verb} {job}"));
+    let use_ = (word(&["read", "write"]), address()).prop_map(|(verb, va)| format!("{verb} a {va:#x} 7"));
+    let oom = (1u64..5, 1u64..3).prop_map(|(at, times)| format!("inject oom at={at} for={times}"));
+    prop_oneof![6 => change(), 2 => prepare, 4 => end, 3 => use_, 1 => oom]
+}
+
+/// Any line.
+fn wild() -> impl Strategy<Value = String> {
+    let steps = (word(&["J", "K", "L"]), 1u64..600).prop_map(|(job, budget)| format!("execute {job} budget={budget}"));
+    let what = word(&["noflush", "lostack", "deadbar", "lostwindow", "oom"]);
+    let inject = (what, 1u64..600, 1u64..9).prop_map(|(what, at, times)| format!("inject {what} at={at} for={times}"));
+    prop_oneof![12 => sound(), 2 => steps, 1 => inject]
+}
+
+/// Runs lines on a chip of either format, to the end. The report.
+fn ran(chip: &str, lines: &[String]) -> serde_json::Value {
+    let text = format!("gpu {chip} vram=16G\nspace a\n{}\n", lines.join("\n"));
+    let ran = gmmu_with(&["run", "-", "--keep-going", "--json"], text.as_bytes());
+    if ran.code > 1 {
+        fail(&format!("{ran:?} of\n{text}"));
+    }
+    ran.json()
+}
+
+/// A known fault of the planner's, apart from all others.
+const KNOWN: &str = "valid-to-valid";
+
+#[test]
+#[ignore = "the planner drops a 64K table of sparse entries and so shows 4K entries in one and the same round"]
+fn a_sparse_chunk_that_is_cut_is_cleared_first() {
+    let lines = ["sparse a va=0x40000000 len=64K", "map a va=0x40001000 pa=vram:0x200000000 len=4K"].map(str::to_owned);
+    assert_eq!(ran("tu102", &lines)["findings"], serde_json::json!([]));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_sanitizer_finds_nothing_wrong_with_random_scripts(
+        chip in word(&["tu102", "gh100"]), lines in prop::collection::vec(sound(), 1..40),
+    ) {
+        let report = ran(chip, &lines);
+        let findings = report["findings"].as_array().expect("a list");
+        let others: Vec<_> = findings.iter().filter(|finding| finding["rule"] != KNOWN).collect();
+        prop_assert!(others.is_empty(), "{:?}\n{}", others, lines.join("\n"));
+    }
+
+    #[test]
+    fn whatever_goes_wrong_scripts_come_to_an_end(
+        chip in word(&["tu102", "gh100"]), lines in prop::collection::vec(wild(), 1..40),
+    ) {
+        let report = ran(chip, &lines);
+        prop_assert_eq!(report["operations"].as_u64(), Some(lines.len() as u64 + 1));
+    }
+}
