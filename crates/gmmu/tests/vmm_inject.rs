@@ -3,17 +3,22 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
+#[path = "common/kinds.rs"]
+mod kinds;
 
 use common::{World, DATA, GIB, MIB};
 use gmmu::addr::{PageSize, PhysAddr};
-use gmmu::format::V3;
+use gmmu::chip::Chip;
+use gmmu::format::{Format, V2, V3};
 use gmmu::storage::inject::fail_at;
 use gmmu::vmm::{CommitError, Extent, Job, MapRequest, PrepareError};
+use gmmu_sim::{AccessKind, Client};
+use kinds::{Armed, Kind, Page, KINDS};
 
 const VA: u64 = 4 * GIB;
 
 /// Pieces, tables and numbers, to be equal before and after.
-fn state(world: &mut World<V3>) -> String {
+fn state<F: Format>(world: &mut World<F>) -> String {
     let pieces: Vec<_> = world.vmm.pieces().map(|(range, piece)| (range, *piece)).collect();
     let census = world.vmm.census();
     let tables = (census.directories, census.leaf_tables, census.jobs);
@@ -88,6 +93,120 @@ fn without_memory_for_records_nothing_changes() {
     world.assert_clean();
     world.assert_no_leak();
     a_failed_unmap_keeps_the_counts_of_its_tables();
+    every_growth_of_every_kind_fails_once();
+}
+
+/// Pieces, tables and numbers, and where a page could still be mapped: what is sparse, or held by a job, is passed over.
+fn state_with_room<F: Format>(world: &mut World<F>, kind: &Kind) -> String {
+    let mut free = Vec::new();
+    for va in kind.probes() {
+        let request = MapRequest::frames(1, PageSize::Size4K).within(va..va + 4096);
+        let plan = world.vmm.plan_map(&mut world.pool, &request).map(drop);
+        free.push(!matches!(plan, Err(PrepareError::NoVa(_))));
+    }
+    world.notes.tell(world.mmio.bar0());
+    format!("{} {free:?}", state(world))
+}
+
+fn execute<F: Format>(world: &mut World<F>, job: Job) {
+    let frames = kinds::frames(&job);
+    let receipt = Armed::new(job, &frames).execute(&mut world.mmio).unwrap();
+    world.vmm.commit(&mut world.pool, receipt).unwrap();
+    world.notes.tell(world.mmio.bar0());
+}
+
+fn assert_pages<F: Format>(world: &mut World<F>, kind: &Kind, after: bool) {
+    let client = Client::Engine { pdb: world.vmm.pdb() };
+    for va in kind.probes() {
+        let (before, behind) = kind.page(va);
+        let found = match world.gpu().access(client, va, AccessKind::Read, false) {
+            Err(_) => Page::Faults,
+            Ok(found) if found.sparse => Page::Zero,
+            Ok(found) => Page::Leads { to: found.to.raw, read_only: found.flags.read_only },
+        };
+        assert_eq!(found, if after { behind } else { before }, "{va:#x} of {:?}", kind.name);
+    }
+    world.assert_clean();
+}
+
+/// Every growth in the prepare and in the cancel of every kind of job.
+fn every_growth_of_every_kind_fails_once() {
+    for kind in KINDS {
+        let grown = every_growth::<V3>("gh100", kind);
+        assert!(grown > 3, "{}: {grown}", kind.name);
+        if kind.fits(Chip::by_name("ga100").unwrap()) {
+            every_growth::<V2>("ga100", kind);
+        }
+    }
+}
+
+fn every_growth<F: Format>(chip: &str, kind: &'static Kind) -> u64 {
+    let mut failures = 0;
+    for growth in 1.. {
+        // A world for each: what has grown once stays grown.
+        let mut world = World::<F>::new(chip);
+        for step in kind.before {
+            let job = world.prepare_with(|vmm, pool| step.plan(vmm, pool)).unwrap();
+            execute(&mut world, job);
+        }
+        assert_pages(&mut world, kind, false);
+        let before = state_with_room(&mut world, kind);
+        fail_at(growth);
+        let prepared = world.prepare_with(|vmm, pool| kind.does.plan(vmm, pool));
+        fail_at(0);
+        let through = prepared.is_ok();
+        let job = match prepared {
+            Ok(job) => job,
+            Err(why) => {
+                failures += 1;
+                let when = format!("{} at growth {growth}", kind.name);
+                assert_eq!(why, PrepareError::NoMemory(gmmu::storage::NoMemory), "{when}");
+                assert_eq!(state_with_room(&mut world, kind), before, "{when}");
+                world.prepare_with(|vmm, pool| kind.does.plan(vmm, pool)).unwrap()
+            }
+        };
+        // Cancelled, the same: all, or whole.
+        let planned = state_with_room(&mut world, kind);
+        let mut job = Some(job);
+        for growth in 1.. {
+            fail_at(growth);
+            let cancelled = world.vmm.cancel(&mut world.pool, job.take().unwrap());
+            fail_at(0);
+            match cancelled {
+                Ok(()) => break,
+                Err((back, why)) => {
+                    failures += 1;
+                    assert!(matches!(why, CommitError::NoMemory(_)), "{}: {why}", kind.name);
+                    assert_eq!(state_with_room(&mut world, kind), planned, "{}", kind.name);
+                    job = Some(back);
+                }
+            }
+        }
+        world.notes.tell(world.mmio.bar0());
+        assert_eq!(state_with_room(&mut world, kind), before, "{}", kind.name);
+        // Dropped while memory is short, it is taken back at the first call that finds some.
+        drop(world.prepare_with(|vmm, pool| kind.does.plan(vmm, pool)).unwrap());
+        for growth in (1..4).rev() {
+            fail_at(growth);
+            let _ = world.vmm.plan_sparse(&mut world.pool, 0..4096).map(drop);
+            fail_at(0);
+        }
+        assert_eq!(state_with_room(&mut world, kind), before, "{}", kind.name);
+        // Executed and committed without any memory at all.
+        let job = world.prepare_with(|vmm, pool| kind.does.plan(vmm, pool)).unwrap();
+        let frames = kinds::frames(&job);
+        fail_at(1);
+        let receipt = Armed::new(job, &frames).execute(&mut world.mmio).unwrap();
+        world.vmm.commit(&mut world.pool, receipt).unwrap();
+        fail_at(0);
+        world.notes.tell(world.mmio.bar0());
+        assert_pages(&mut world, kind, true);
+        world.assert_no_leak();
+        if through {
+            break;
+        }
+    }
+    failures
 }
 
 /// An unmap whose records could not grow once left the counts of its tables too low: a later unmap of the same mapping

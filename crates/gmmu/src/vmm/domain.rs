@@ -246,11 +246,11 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
         Ok(Some(Table { number, at, used, open, added: true }))
     }
 
-    /// Takes a table off its half of the dual entry, in the round before where entries of the other size follow on its
-    /// own. It is freed when the job is committed.
-    fn drop_table(&mut self, place: Place, first: bool) -> Result<(), PrepareError> {
+    /// Takes a table off its half of the dual entry. It is freed when the job is committed. Where entries of the other
+    /// size take the place of valid ones in it, it goes a round `before` them.
+    fn drop_table(&mut self, place: Place, before: bool) -> Result<(), PrepareError> {
         self.held.journal.hang(self.tree, place, 1, Child::Empty);
-        if !first {
+        if !before {
             return self.link(place, 0, Depth::UpToPde0);
         }
         let at = self.tree.word_at(place).ok_or(PrepareError::Overflow)?;

@@ -58,7 +58,9 @@ pub struct Want {
     pub page: PageSize,
     /// The first frame that cannot be reached.
     pub end: u64,
-    /// First address of the mapping: page `(va - mapping) / page` of its list comes first.
+    /// The caller's number of what is mapped.
+    pub object: u64,
+    /// The address of the object's first byte: page `(va - mapping) / page` of its list comes first.
     pub mapping: u64,
     /// Where they begin in the job's list.
     first: u64,
@@ -118,20 +120,20 @@ impl Wants {
         let mask = page.bytes() - 1;
         let start = range.start & !mask;
         let pages = (range.end - start).div_ceil(page.bytes());
-        let mapping = piece.mapping;
+        let (object, mapping) = (piece.object, piece.mapping);
         let mut first = 0;
         if let Some(last) = self.list.last_mut() {
             first = last.first + last.pages;
             // Two parts of one cut page share its frame. Mappings that follow one another at one address may differ in what
             // their frames can reach.
-            let alike = last.mapping == mapping && last.page == page && last.end == end;
+            let alike = (last.object, last.mapping, last.page, last.end) == (object, mapping, page, end);
             if alike && last.va <= start && start <= last.behind() {
                 let index = (start - last.va) >> page.shift();
                 last.pages = last.pages.max(index + pages);
                 return Ok(last.first + index);
             }
         }
-        self.list.push(Want { va: start, pages, page, end, mapping, first })?;
+        self.list.push(Want { va: start, pages, page, end, object, mapping, first })?;
         Ok(first)
     }
 

@@ -13,6 +13,8 @@ pub mod execute;
 #[cfg(feature = "alloc")]
 mod batch;
 #[cfg(feature = "alloc")]
+mod bind;
+#[cfg(feature = "alloc")]
 mod change;
 #[cfg(feature = "alloc")]
 mod commit;
@@ -49,6 +51,8 @@ mod space;
 
 #[cfg(feature = "alloc")]
 pub use batch::{flush_all, poll_flush_all};
+#[cfg(feature = "alloc")]
+pub use bind::Bind;
 #[cfg(feature = "alloc")]
 pub use commit::{CloseError, CommitError};
 #[cfg(feature = "alloc")]

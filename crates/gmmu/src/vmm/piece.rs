@@ -43,6 +43,16 @@ impl Backed {
 /// Where v2 goes on with a peer's address in another field (`COMPTAGLINE`), so that no run of entries may cross it.
 const PEER_FIELD_BYTES: u64 = 1 << 37;
 
+/// Bytes up to where no run of entries goes on; v2, whose peers' addresses are in two fields, has no larger pages.
+const fn field_left(page: PageSize, to: Backed) -> u64 {
+    match to {
+        Backed::Memory(PhysAddr { aperture: Aperture::Peer(_), raw }) if page.bytes() < PEER_FIELD_BYTES => {
+            PEER_FIELD_BYTES - (raw & (PEER_FIELD_BYTES - 1))
+        }
+        _ => u64::MAX,
+    }
+}
+
 /// A piece of a mapping: contiguous in addresses and memory, of one page size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
@@ -54,7 +64,10 @@ pub struct Piece {
     pub kind: Kind,
     /// Permissions and caching, as they stand in the entries.
     pub flags: Flags,
-    /// First address of the mapping that it is, or was, part of.
+    /// The caller's number of what is mapped; 0 where it has none.
+    pub object: u64,
+    /// The address at which the object's first byte lies, or would lie: offsets into it, and numbers of its frames, count
+    /// from here.
     pub mapping: u64,
 }
 
@@ -65,6 +78,7 @@ impl Piece {
         to: Backed::Memory(PhysAddr::vram(0)),
         kind: Kind::GENERIC,
         flags: Flags::NONE,
+        object: 0,
         mapping: 0,
     };
 
@@ -75,17 +89,7 @@ impl Piece {
 
     /// Whether `next` goes on where this piece, `bytes` long, ends.
     pub(crate) fn continues(&self, bytes: u64, next: &Self) -> bool {
-        self.skip(bytes) == *next && next.field_left() != PEER_FIELD_BYTES
-    }
-
-    /// Bytes up to where no run of entries goes on; v2, whose peers' addresses are in two fields, has no larger pages.
-    const fn field_left(&self) -> u64 {
-        match self.to {
-            Backed::Memory(PhysAddr { aperture: Aperture::Peer(_), raw }) if self.page.bytes() < PEER_FIELD_BYTES => {
-                PEER_FIELD_BYTES - (raw & (PEER_FIELD_BYTES - 1))
-            }
-            _ => u64::MAX,
-        }
+        self.skip(bytes) == *next && field_left(next.page, next.to) != PEER_FIELD_BYTES
     }
 }
 
@@ -150,10 +154,9 @@ impl Sizes {
                 Backed::Frames { .. } => va,
             };
             let (page, bytes) = self.choose(va, to, left);
-            let piece = Piece { page, ..rest };
             let start = va;
-            va += bytes.min(piece.field_left());
-            Some((start..va, piece))
+            va += bytes.min(field_left(page, rest.to));
+            Some((start..va, Piece { page, ..rest }))
         })
     }
 }
@@ -168,6 +171,7 @@ pub(crate) struct Pieces<'a> {
     sizes: Sizes,
     kind: Kind,
     flags: Flags,
+    object: u64,
     mapping: u64,
 }
 
@@ -175,8 +179,8 @@ impl<'a> Pieces<'a> {
     pub(crate) fn new(request: &MapRequest<'a>, va: u64, has: PageSizes) -> Self {
         let largest = request.largest.unwrap_or(PageSize::Size256G);
         let sizes = Sizes { only: request.page_size(), has, smallest: smallest_page(request.kind), largest };
-        let MapRequest { backing, kind, flags, .. } = *request;
-        Self { va, backing, offset: 0, sizes, kind, flags, mapping: va }
+        let MapRequest { backing, kind, flags, object, offset, .. } = *request;
+        Self { va, backing, offset: 0, sizes, kind, flags, object, mapping: va.wrapping_sub(offset) }
     }
 }
 
@@ -196,8 +200,7 @@ impl Iterator for Pieces<'_> {
                 let to = extent.to.checked_add(self.offset)?;
                 let left = extent.bytes.checked_sub(self.offset).filter(|left| *left > 0)?;
                 let (page, bytes) = self.sizes.choose(va, to.raw, left);
-                let piece = Piece { page, to: Backed::Memory(to), kind: self.kind, flags: self.flags, mapping: va };
-                let bytes = bytes.min(piece.field_left());
+                let bytes = bytes.min(field_left(page, Backed::Memory(to)));
                 if bytes == left {
                     self.backing = Backing::Extents(rest);
                     self.offset = 0;
@@ -209,6 +212,6 @@ impl Iterator for Pieces<'_> {
         };
         self.va = va.checked_add(bytes)?;
         let flags = effective_flags(self.flags, to.aperture());
-        Some((va..self.va, Piece { page, to, kind: self.kind, flags, mapping: self.mapping }))
+        Some((va..self.va, Piece { page, to, kind: self.kind, flags, object: self.object, mapping: self.mapping }))
     }
 }

@@ -62,6 +62,11 @@ pub struct MapRequest<'a> {
     pub flags: Flags,
     /// What accesses to sparse neighbours may come to.
     pub live: Live,
+    /// The caller's number of what is mapped, 0 for none, and where in it the mapping begins, in bytes. Bind jobs go by
+    /// them, and frames that come late are counted from the object's first byte.
+    pub object: u64,
+    /// See `object`.
+    pub offset: u64,
 }
 
 /// What accesses may meet while a change cuts a large page, or a large sparse entry, that other addresses need.
@@ -159,7 +164,7 @@ impl<'a> MapRequest<'a> {
 
     const fn new(backing: Backing<'a>, page: Option<PageSize>) -> Self {
         let (kind, flags, live) = (Kind::GENERIC, Flags::NONE, Live::MustNotFault);
-        Self { place: Place::Anywhere, backing, page, largest: None, kind, flags, live }
+        Self { place: Place::Anywhere, backing, page, largest: None, kind, flags, live, object: 0, offset: 0 }
     }
 
     /// Exactly at `va`.
@@ -190,6 +195,12 @@ impl<'a> MapRequest<'a> {
     #[must_use]
     pub fn live(self, live: Live) -> Self {
         Self { live, ..self }
+    }
+
+    /// As a mapping of the caller's `object` (not 0) from byte `offset` of it on.
+    #[must_use]
+    pub fn object(self, object: u64, offset: u64) -> Self {
+        Self { object, offset, ..self }
     }
 
     /// With this kind.
@@ -228,6 +239,9 @@ pub enum PrepareError {
     /// Nothing was asked for.
     #[error("the range is empty")]
     Empty,
+    /// A bind job maps at addresses that the caller chooses.
+    #[error("a bind job maps at exact addresses only: say where with `at`")]
+    NoPlace,
     /// A length that does not fit 64 bits.
     #[error("the length overflows")]
     Overflow,
@@ -386,6 +400,7 @@ pub(crate) fn check(request: &MapRequest<'_>, chip: &'static Chip, vram_bytes: u
     if let Place::At(va) = request.place {
         aligned("address", va, alignment)?;
     }
+    aligned("offset", request.offset, alignment)?;
     Ok(bytes)
 }
 

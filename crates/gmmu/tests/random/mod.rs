@@ -85,6 +85,8 @@ pub struct Model<F: Format> {
     touched: BTreeSet<u64>,
     /// Whether memory runs out now and then.
     short: bool,
+    /// Whether the bus has 32-bit stores alone.
+    half_stores: bool,
     /// Whether nearly all happens in sixteen chunks on either side of a border.
     crowded: bool,
     /// Whether nothing becomes sparse.
@@ -116,6 +118,7 @@ impl<F: Format> Model<F> {
             receipts: Vec::new(),
             touched: BTreeSet::new(),
             short,
+            half_stores: bus == Bus::Bits32,
             crowded: seed % 2 == 0,
             plain: seed % 5 == 0,
             quiet: false,

@@ -5,7 +5,7 @@ use super::Model;
 use crate::common::{DATA, GIB, MIB};
 use gmmu::addr::{Aperture, PageSize, PeerId, PhysAddr};
 use gmmu::format::{Flags, Format, Kind};
-use gmmu::vmm::{Backing, Extent, Live, MapRequest, Place};
+use gmmu::vmm::{Backing, Extent, Live, MapRequest};
 use std::ops::Range;
 
 pub(super) const KIB_64: u64 = 64 << 10;
@@ -51,8 +51,16 @@ impl Wish {
             }
             _ => Backing::Extents(&self.extents),
         };
-        let place = Place::At(self.start);
-        MapRequest { place, backing, page: self.page, largest: self.largest, kind: self.kind, flags, live }
+        MapRequest {
+            backing,
+            page: self.page,
+            largest: self.largest,
+            kind: self.kind,
+            flags,
+            live,
+            ..MapRequest::extents(&[])
+        }
+        .at(self.start)
     }
 
     /// The pages that come of it at `start`.

@@ -1,0 +1,357 @@
+//! Bind jobs: an ordered list of operations, each over whatever is there, as one change.
+//!
+//! The operations are applied to a copy of the records, of as much as they touch. What the copy says in the end is what is
+//! to be, the records say what was, and pages that are the same in both are not written.
+
+use super::change::{Change, Target};
+use super::piece::{smallest_page, Piece, Pieces, Sizes};
+use super::prepare::Plan;
+use super::request::{check, check_range, Live, MapRequest, Place, PrepareError};
+use super::space::Vmm;
+use crate::addr::PageSize;
+use crate::device::{TableMemory, TablePool};
+use crate::format::Format;
+use crate::storage::List;
+use core::ops::Range;
+
+/// One operation of a bind job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Bind<'a> {
+    /// Maps at an address, in the place of whatever is mapped there.
+    Map(MapRequest<'a>),
+    /// Unmaps what is mapped in the range, if anything is.
+    Unmap(Range<u64>),
+    /// Makes the range sparse.
+    Sparse(Range<u64>),
+    /// Ends that the range is sparse.
+    Unsparse(Range<u64>),
+}
+
+/// Part of the copy: addresses, what they lead to, and whether the records have it so.
+#[derive(Clone, Debug)]
+struct Part {
+    range: Range<u64>,
+    piece: Option<Piece>,
+    recorded: bool,
+}
+
+/// The copy of the records, in order. It has no hole within what was loaded.
+#[derive(Debug, Default)]
+struct Overlay {
+    parts: List<Part>,
+}
+
+impl Overlay {
+    /// The first part that ends behind `va`.
+    fn seek(&self, va: u64) -> usize {
+        // Most operations go upwards.
+        match self.parts.last() {
+            Some(last) if last.range.end <= va => self.parts.len(),
+            _ => self.parts.partition_point(|part| part.range.end <= va),
+        }
+    }
+
+    fn insert(&mut self, at: usize, part: Part) -> Result<(), PrepareError> {
+        if part.range.start < part.range.end {
+            self.parts.reserve(1)?;
+            let _ = self.parts.insert_within(at, part);
+        }
+        Ok(())
+    }
+
+    /// Copies what the records have in `range`, where that is not done yet.
+    fn load<F: Format>(&mut self, vmm: &Vmm<F>, range: Range<u64>) -> Result<(), PrepareError> {
+        let mut va = range.start;
+        while va < range.end {
+            let at = self.seek(va);
+            let next = self.parts.get(at).map(|part| part.range.clone());
+            match next.filter(|next| next.start < range.end) {
+                Some(next) if next.start <= va => va = next.end,
+                next => {
+                    let end = next.map_or(range.end, |next| next.start);
+                    self.load_gap(vmm, va..end, at)?;
+                    va = end;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn load_gap<F: Format>(&mut self, vmm: &Vmm<F>, gap: Range<u64>, at: usize) -> Result<(), PrepareError> {
+        let (mut va, mut at) = (gap.start, at);
+        let none = |range| Part { range, piece: None, recorded: true };
+        for (whole, piece) in vmm.va.overlapping(gap.clone()) {
+            let part = whole.start.max(gap.start)..whole.end.min(gap.end);
+            let before = self.parts.len();
+            self.insert(at, none(va..part.start))?;
+            at += self.parts.len() - before;
+            va = part.end;
+            let piece = Some(piece.skip(part.start - whole.start));
+            self.insert(at, Part { range: part, piece, recorded: true })?;
+            at += 1;
+        }
+        self.insert(at, none(va..gap.end))
+    }
+
+    /// Lets a part begin at `va`. A larger page that lies over it is cut; where the tables have that page, its other parts
+    /// fault while that is done.
+    fn cut<F: Format>(&mut self, vmm: &Vmm<F>, va: u64, live: Live) -> Result<(), PrepareError> {
+        let Some((whole, piece)) = vmm.va.get(va) else { return self.split(va) };
+        let mask = piece.page.bytes() - 1;
+        let page = va & !mask..(va & !mask) + mask + 1;
+        if page.start != va && whole.start < va {
+            // All of the page changes its size.
+            self.load(vmm, page)?;
+        }
+        let Some(part) = self.parts.get(self.seek(va)).filter(|part| part.range.start < va).cloned() else {
+            return Ok(());
+        };
+        let Some(piece) = part.piece else { return self.split(va) };
+        let mask = piece.page.bytes() - 1;
+        if va & mask == 0 {
+            return self.split(va);
+        }
+        let page = va & !mask..(va & !mask) + mask + 1;
+        if part.recorded && live == Live::MustNotFault {
+            return Err(PrepareError::WouldFault { entry: page });
+        }
+        self.split(page.start)?;
+        self.split(page.end)?;
+        let at = self.seek(page.start);
+        self.parts.remove(at);
+        let piece = piece.skip(page.start - part.range.start);
+        self.cut_page(vmm, at, [page.start..va, va..page.end], piece)
+    }
+
+    /// Puts the two halves of a page in its place, in smaller pages.
+    fn cut_page<F: Format>(
+        &mut self,
+        vmm: &Vmm<F>,
+        at: usize,
+        halves: [Range<u64>; 2],
+        piece: Piece,
+    ) -> Result<(), PrepareError> {
+        let [low, high] = halves;
+        let smaller = PageSize::ALL.into_iter().rfind(|page| *page < piece.page);
+        let (has, smallest) = (vmm.config.chip.page_sizes, smallest_page(piece.kind));
+        if low.end & (smallest.bytes() - 1) != 0 {
+            return Err(PrepareError::KindForbids4K { kind: piece.kind });
+        }
+        let sizes = Sizes { only: None, has, smallest, largest: smaller.unwrap_or(PageSize::Size4K) };
+        let above = piece.skip(low.end - low.start);
+        for (at, (range, piece)) in (at..).zip(sizes.cut(low, piece).chain(sizes.cut(high, above))) {
+            self.insert(at, Part { range, piece: Some(piece), recorded: false })?;
+        }
+        Ok(())
+    }
+
+    /// Makes two parts of the one that contains `va`, where no page lies over it.
+    fn split(&mut self, va: u64) -> Result<(), PrepareError> {
+        let at = self.seek(va);
+        let Some(part) = self.parts.get(at).filter(|part| part.range.start < va).cloned() else { return Ok(()) };
+        let piece = part.piece.map(|piece| piece.skip(va - part.range.start));
+        self.parts.reserve(1)?;
+        if let Some(low) = self.parts.get_mut(at) {
+            low.range.end = va;
+        }
+        self.insert(at + 1, Part { range: va..part.range.end, piece, ..part })
+    }
+
+    /// Takes out whatever is in `range`, at whose ends parts begin; returns where new parts go.
+    fn clear(&mut self, range: &Range<u64>) -> usize {
+        let at = self.seek(range.start);
+        while self.parts.get(at).is_some_and(|part| part.range.start < range.end) {
+            self.parts.remove(at);
+        }
+        at
+    }
+}
+
+impl<F: Format> Vmm<F> {
+    /// Plans an ordered list of operations as one job: one invalidate, and a second one only where page sizes change.
+    /// Operations see what those before them did. Pages that are mapped in the end as they were before, to the same memory
+    /// and with the same attributes, are not touched.
+    ///
+    /// # Errors
+    /// [`PrepareError`], [`Busy`](PrepareError::Busy) not among them; nothing was changed and nothing is held.
+    pub fn plan_bind<'a, P: TablePool>(
+        &'a mut self,
+        pool: &'a mut P,
+        operations: &[Bind<'_>],
+        live: Live,
+    ) -> Result<Plan<'a, F, P>, PrepareError> {
+        self.open(pool)?;
+        let mut overlay = Overlay::default();
+        let mut switches = List::new();
+        for operation in operations {
+            self.apply(&mut overlay, &mut switches, operation, live)?;
+        }
+        let change = self.difference(&overlay, &switches, live)?;
+        if switches.is_empty() {
+            self.plan_change(pool, change)
+        } else {
+            self.plan_with_background(pool, change, &switches)
+        }
+    }
+
+    /// Prepares an ordered list of operations: [`plan_bind`](Self::plan_bind) and [`Plan::init`] in one.
+    ///
+    /// # Errors
+    /// [`PrepareError`]; nothing was changed and nothing is held.
+    pub fn prepare_bind<M: TableMemory, P: TablePool>(
+        &mut self,
+        memory: &mut M,
+        pool: &mut P,
+        operations: &[Bind<'_>],
+        live: Live,
+    ) -> Result<super::Job, PrepareError> {
+        self.plan_bind(pool, operations, live)?.init(memory)
+    }
+
+    fn apply(
+        &self,
+        overlay: &mut Overlay,
+        switches: &mut List<(Range<u64>, bool)>,
+        operation: &Bind<'_>,
+        live: Live,
+    ) -> Result<(), PrepareError> {
+        let limit = self.va.limits().end;
+        let range = match operation {
+            Bind::Map(request) => {
+                let bytes = check(request, self.config.chip, self.config.vram_bytes)?;
+                let Place::At(va) = request.place else { return Err(PrepareError::NoPlace) };
+                va..va.checked_add(bytes).ok_or(PrepareError::Overflow)?
+            }
+            Bind::Unmap(range) | Bind::Sparse(range) | Bind::Unsparse(range) => range.clone(),
+        };
+        check_range(&range, limit)?;
+        overlay.load(self, range.clone())?;
+        match operation {
+            Bind::Map(_) | Bind::Unmap(_) => {
+                overlay.cut(self, range.start, live)?;
+                overlay.cut(self, range.end, live)?;
+            }
+            Bind::Sparse(_) | Bind::Unsparse(_) => {
+                switches.push((range, matches!(operation, Bind::Sparse(_))))?;
+                return Ok(());
+            }
+        }
+        let at = overlay.clear(&range);
+        match operation {
+            Bind::Map(request) => {
+                let pieces = Pieces::new(request, range.start, self.config.chip.page_sizes);
+                for (at, (range, piece)) in (at..).zip(pieces) {
+                    overlay.insert(at, Part { range, piece: Some(piece), recorded: false })?;
+                }
+                Ok(())
+            }
+            _ => overlay.insert(at, Part { range, piece: None, recorded: false }),
+        }
+    }
+
+    /// What the copy says that the records do not.
+    fn difference(
+        &mut self,
+        overlay: &Overlay,
+        switches: &[(Range<u64>, bool)],
+        live: Live,
+    ) -> Result<Change, PrepareError> {
+        let first = overlay.parts.first().map_or(0, |part| part.range.start);
+        let mut change = self.new_change(first..first, live);
+        for part in overlay.parts.iter() {
+            change.range.end = part.range.end;
+            match change.parts.last_mut().filter(|last| last.end == part.range.start) {
+                Some(last) => last.end = part.range.end,
+                None => change.parts.push(part.range.clone())?,
+            }
+        }
+        for index in 0..change.parts.len() {
+            let Some(part) = change.parts.get(index).cloned() else { break };
+            for (whole, piece) in self.va.overlapping(part.clone()) {
+                let range = whole.start.max(part.start)..whole.end.min(part.end);
+                change.old.push((range.clone(), piece.skip(range.start - whole.start)))?;
+            }
+        }
+        let mut old_at = 0;
+        for part in overlay.parts.iter() {
+            let Some(piece) = part.piece else { continue };
+            self.add_difference(&mut change, &mut old_at, part, piece)?;
+        }
+        change.heals = true;
+        for (range, on) in switches {
+            (change.adds, change.removes) = (change.adds || *on, change.removes || !*on);
+            let mut windows = core::mem::take(&mut change.background);
+            insert_window(&mut windows, range.clone())?;
+            change.background = windows;
+        }
+        // What was there and is not kept goes, or changes.
+        let kept = |range: &Range<u64>| {
+            let targets = change.new.iter().skip(change.new.partition_point(|target| target.range.end <= range.start));
+            let mut targets = targets.take_while(|target| target.range.start < range.end);
+            let mut at = range.start;
+            targets.all(|target| {
+                let goes_on = target.kept && target.range.start <= at;
+                at = target.range.end;
+                goes_on
+            }) && at >= range.end
+        };
+        let gone = change.old.iter().any(|(range, _)| !kept(range));
+        change.removes |= gone;
+        change.adds |= change.new.iter().any(|target| !target.kept);
+        Ok(change)
+    }
+
+    /// Adds what a part of the copy leads to, in the pages that are there where it leads to the same.
+    fn add_difference(
+        &self,
+        change: &mut Change,
+        old_at: &mut usize,
+        part: &Part,
+        piece: Piece,
+    ) -> Result<(), PrepareError> {
+        let mut va = part.range.start;
+        while va < part.range.end {
+            while change.old.get(*old_at).is_some_and(|(old, _)| old.end <= va) {
+                *old_at += 1;
+            }
+            let here = piece.skip(va - part.range.start);
+            let Some((old, was)) = change.old.get(*old_at).filter(|(old, _)| old.start < part.range.end).cloned()
+            else {
+                return self.target(change, va..part.range.end, here);
+            };
+            if old.start > va {
+                self.target(change, va..old.start, here)?;
+                va = old.start;
+                continue;
+            }
+            let end = part.range.end.min(old.end);
+            let was = was.skip(va - old.start);
+            let whole = (va | end) & (was.page.bytes() - 1) == 0;
+            let same = (was.to, was.kind, was.flags) == (here.to, here.kind, here.flags);
+            // Frames are the same only where they are the same object's.
+            let known = part.recorded || was.to == here.to && matches!(was.to, super::Backed::Memory(_));
+            let known = known || here.object != 0 && (was.object, was.mapping) == (here.object, here.mapping);
+            if whole && same && known {
+                let piece = Piece { page: was.page, ..here };
+                change.new.push(Target { range: va..end, piece, word: 0, frame: 0, kept: true })?;
+            } else {
+                self.target(change, va..end, here)?;
+            }
+            va = end;
+        }
+        Ok(())
+    }
+}
+
+/// Adds a window to a list in order; those that touch become one.
+fn insert_window(list: &mut List<Range<u64>>, window: Range<u64>) -> Result<(), PrepareError> {
+    list.reserve(1)?;
+    let at = list.partition_point(|old| old.end < window.start);
+    let mut merged = window;
+    while let Some(old) = list.get(at).filter(|old| old.start <= merged.end) {
+        merged = merged.start.min(old.start)..merged.end.max(old.end);
+        list.remove(at);
+    }
+    let _ = list.insert_within(at, merged);
+    Ok(())
+}
