@@ -89,6 +89,29 @@ fn small_pages_in_the_place_of_64k_sparse_entries_take_a_round_more() {
     world.assert_no_leak();
 }
 
+/// Pages of leaf tables that stay where a range becomes sparse were passed over with those of directories: what was planned
+/// for the rest of their domain took them for nothing, and made them sparse.
+#[test]
+fn sparse_leaves_the_pages_that_are_there() {
+    for page in [PageSize::Size4K, PageSize::Size64K, PageSize::Size2M] {
+        let mut world = World::<V3>::new("gh100");
+        let pages = VA..VA + page.bytes();
+        world.map(VA, DATA, page.bytes(), Some(page));
+        for (sparse, range) in [(true, VA - 4 * MIB..VA + 6 * MIB), (false, VA..VA + 6 * MIB)] {
+            let job = if sparse { world.prepare_sparse(range) } else { world.prepare_unsparse(range) };
+            let job = job.unwrap();
+            world.finish(job);
+            world.assert_maps(pages.clone(), DATA);
+            assert!(found(&mut world, VA - 4096).sparse);
+            assert_eq!(world.access(VA + 4 * MIB).is_ok(), sparse);
+        }
+        world.unmap(pages.clone());
+        world.assert_faults(pages);
+        world.assert_clean();
+        world.assert_no_leak();
+    }
+}
+
 /// The entries of v2 grew from one field of a peer's address over the peer's number: pieces that were apart at that border
 /// were joined again in the records and in the plan.
 #[test]

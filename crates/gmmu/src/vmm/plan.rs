@@ -200,12 +200,10 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
             let end = start.saturating_add(span);
             if let Some(target) = self.target_at(va).filter(|target| leaf_level::<F>(target.piece.page) == n) {
                 let stretch = va..target.range.end.min(range.end);
-                if target.kept {
-                    va = self.next_touched(stretch.end);
-                    continue;
-                }
                 if target.piece.page.bytes() == span {
-                    self.leaves(n, number, stretch.clone(), target)?;
+                    if !target.kept {
+                        self.leaves(n, number, stretch.clone(), target)?;
+                    }
                     va = self.next_touched(stretch.end);
                     continue;
                 }
