@@ -124,12 +124,10 @@ impl Wants {
         let mut first = 0;
         if let Some(last) = self.list.last_mut() {
             first = last.first + last.pages;
-            // Two parts of one cut page share its frame.
-            if (last.object, last.mapping) == (object, mapping)
-                && last.page == page
-                && last.va <= start
-                && start <= last.behind()
-            {
+            // Two parts of one cut page share its frame. Mappings that follow one another at one address may differ in what
+            // their frames can reach.
+            let alike = (last.object, last.mapping, last.page, last.end) == (object, mapping, page, end);
+            if alike && last.va <= start && start <= last.behind() {
                 let index = (start - last.va) >> page.shift();
                 last.pages = last.pages.max(index + pages);
                 return Ok(last.first + index);

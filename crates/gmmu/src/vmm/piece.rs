@@ -40,6 +40,19 @@ impl Backed {
     }
 }
 
+/// Where v2 goes on with a peer's address in another field (`COMPTAGLINE`), so that no run of entries may cross it.
+const PEER_FIELD_BYTES: u64 = 1 << 37;
+
+/// Bytes up to where no run of entries goes on; v2, whose peers' addresses are in two fields, has no larger pages.
+const fn field_left(page: PageSize, to: Backed) -> u64 {
+    match to {
+        Backed::Memory(PhysAddr { aperture: Aperture::Peer(_), raw }) if page.bytes() < PEER_FIELD_BYTES => {
+            PEER_FIELD_BYTES - (raw & (PEER_FIELD_BYTES - 1))
+        }
+        _ => u64::MAX,
+    }
+}
+
 /// A piece of a mapping: contiguous in addresses and memory, of one page size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
@@ -76,7 +89,7 @@ impl Piece {
 
     /// Whether `next` goes on where this piece, `bytes` long, ends.
     pub(crate) fn continues(&self, bytes: u64, next: &Self) -> bool {
-        self.skip(bytes) == *next
+        self.skip(bytes) == *next && field_left(next.page, next.to) != PEER_FIELD_BYTES
     }
 }
 
@@ -142,14 +155,11 @@ impl Sizes {
             };
             let (page, bytes) = self.choose(va, to, left);
             let start = va;
-            va += bytes;
+            va += bytes.min(field_left(page, rest.to));
             Some((start..va, Piece { page, ..rest }))
         })
     }
 }
-
-/// Where v2 goes on with a peer's address in another field (`COMPTAGLINE`), so that no run of entries may cross it.
-const PEER_FIELD_BYTES: u64 = 1 << 37;
 
 /// The pieces of a request placed at an address, in order.
 #[derive(Clone, Debug)]
@@ -189,11 +199,8 @@ impl Iterator for Pieces<'_> {
                 let (extent, rest) = extents.split_first()?;
                 let to = extent.to.checked_add(self.offset)?;
                 let left = extent.bytes.checked_sub(self.offset).filter(|left| *left > 0)?;
-                let near = match to.aperture {
-                    Aperture::Peer(_) => left.min(PEER_FIELD_BYTES - (to.raw & (PEER_FIELD_BYTES - 1))),
-                    Aperture::Vram | Aperture::SysCoherent | Aperture::SysNonCoherent => left,
-                };
-                let (page, bytes) = self.sizes.choose(va, to.raw, near);
+                let (page, bytes) = self.sizes.choose(va, to.raw, left);
+                let bytes = bytes.min(field_left(page, Backed::Memory(to)));
                 if bytes == left {
                     self.backing = Backing::Extents(rest);
                     self.offset = 0;
