@@ -4,7 +4,7 @@
 //! to be, the records say what was, and pages that are the same in both are not written.
 
 use super::change::{Change, Target};
-use super::piece::{smallest_page, Piece, Pieces, Sizes};
+use super::piece::{smallest_page, Backed, Piece, Pieces, Sizes};
 use super::prepare::Plan;
 use super::request::{check, check_range, Live, MapRequest, Place, PrepareError};
 use super::space::Vmm;
@@ -309,35 +309,42 @@ impl<F: Format> Vmm<F> {
         part: &Part,
         piece: Piece,
     ) -> Result<(), PrepareError> {
-        let mut va = part.range.start;
+        let aligned = |va: u64, page: PageSize| va & (page.bytes() - 1) == 0;
+        let start = part.range.start;
+        // What is to be written, so far.
+        let mut rest = start;
+        let mut va = start;
         while va < part.range.end {
             while change.old.get(*old_at).is_some_and(|(old, _)| old.end <= va) {
                 *old_at += 1;
             }
-            let here = piece.skip(va - part.range.start);
-            let Some((old, was)) = change.old.get(*old_at).filter(|(old, _)| old.start < part.range.end).cloned()
-            else {
-                return self.target(change, va..part.range.end, here);
+            let Some((old, was)) = change.old.get(*old_at).filter(|(old, _)| old.start < part.range.end).cloned() else {
+                break;
             };
-            if old.start > va {
-                self.target(change, va..old.start, here)?;
-                va = old.start;
-                continue;
-            }
-            let end = part.range.end.min(old.end);
-            let was = was.skip(va - old.start);
-            let whole = (va | end) & (was.page.bytes() - 1) == 0;
+            let both = va.max(old.start)..part.range.end.min(old.end);
+            va = both.end;
+            let here = piece.skip(both.start - start);
+            let was = was.skip(both.start - old.start);
             let same = (was.to, was.kind, was.flags) == (here.to, here.kind, here.flags);
             // Frames are the same only where they are the same object's.
-            let known = part.recorded || was.to == here.to && matches!(was.to, super::Backed::Memory(_));
+            let known = part.recorded || matches!(was.to, Backed::Memory(_));
             let known = known || here.object != 0 && (was.object, was.mapping) == (here.object, here.mapping);
-            if whole && same && known {
+            // No page may be kept in part, and none written in part.
+            let whole = [both.start, both.end].into_iter().all(|border| {
+                let inner = aligned(border, here.page) || border == part.range.end;
+                aligned(border, was.page) && inner
+            });
+            if same && known && whole {
+                if rest < both.start {
+                    self.target(change, rest..both.start, piece.skip(rest - start))?;
+                }
+                rest = both.end;
                 let piece = Piece { page: was.page, ..here };
-                change.new.push(Target { range: va..end, piece, word: 0, frame: 0, kept: true })?;
-            } else {
-                self.target(change, va..end, here)?;
+                change.new.push(Target { range: both, piece, word: 0, frame: 0, kept: true })?;
             }
-            va = end;
+        }
+        if rest < part.range.end {
+            self.target(change, rest..part.range.end, piece.skip(rest - start))?;
         }
         Ok(())
     }
