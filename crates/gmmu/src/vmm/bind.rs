@@ -318,7 +318,8 @@ impl<F: Format> Vmm<F> {
             while change.old.get(*old_at).is_some_and(|(old, _)| old.end <= va) {
                 *old_at += 1;
             }
-            let Some((old, was)) = change.old.get(*old_at).filter(|(old, _)| old.start < part.range.end).cloned() else {
+            let Some((old, was)) = change.old.get(*old_at).filter(|(old, _)| old.start < part.range.end).cloned()
+            else {
                 break;
             };
             let both = va.max(old.start)..part.range.end.min(old.end);

@@ -50,6 +50,11 @@ impl Journal {
         self.note_hung(place, stride, old, new);
     }
 
+    /// Notes a step. Room was reserved.
+    pub(super) fn note(&mut self, step: Step) {
+        let _ = self.steps.push_within(step);
+    }
+
     /// Notes that `new` hangs on `entries` slots where `old` did; both are plain.
     pub(super) fn note_run(&mut self, place: Place, stride: u16, entries: u16, old: Child, new: Child) {
         let _ = self.steps.push_within(Step::Hung { place, entries, stride, old, new });
