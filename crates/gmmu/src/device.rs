@@ -526,6 +526,13 @@ pub trait TablePool {
 
     /// Gives back what [`take`](Self::take) returned, after the GPU can no longer reach it.
     fn give(&mut self, at: TableAddr, bytes: u64);
+
+    /// Gives back `count` neighbours of `bytes` each, which were taken one by one. A pool that can do so at once says how.
+    fn give_run(&mut self, at: TableAddr, bytes: u64, count: u64) {
+        for n in 0..count {
+            self.give(at.with_raw(at.raw().wrapping_add(n.wrapping_mul(bytes))), bytes);
+        }
+    }
 }
 
 impl<T: Bar0 + ?Sized> Bar0 for &mut T {

@@ -303,6 +303,13 @@ impl<F: Format> Tree<F> {
         }
     }
 
+    /// Forgets a leaf table and returns where it is and its size; `None` for anything else.
+    pub(crate) fn take_table(&mut self, child: Child, half: Half) -> Option<(TableAddr, u64)> {
+        let Child::Table(n) = child else { return None };
+        let table = self.tables.remove(n)?;
+        Some((table.at, half.level().table_bytes()))
+    }
+
     /// Gives the memory of a leaf table, or of a directory and all below it, back to the pool. It hangs nowhere any
     /// more, and the GPU cannot reach it.
     pub(crate) fn free<P: TablePool>(&mut self, child: Child, half: Half, pool: &mut P) {
