@@ -47,6 +47,9 @@ pub(super) struct Change {
     pub(super) removes: bool,
     /// Whether the records of pages stay as they are.
     pub(super) pages_stay: bool,
+    /// Whether this is a look for empty tables, or all tables anew.
+    pub(super) reclaims: bool,
+    pub(super) restores: bool,
     /// Whether pieces of the records reach over the range's borders.
     pub(super) cuts: [bool; 2],
     /// Whether new pieces may go on from their neighbours.

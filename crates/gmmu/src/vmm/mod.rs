@@ -41,9 +41,13 @@ mod plan;
 #[cfg(feature = "alloc")]
 mod prepare;
 #[cfg(feature = "alloc")]
+mod reclaim;
+#[cfg(feature = "alloc")]
 mod record;
 #[cfg(feature = "alloc")]
 mod request;
+#[cfg(feature = "alloc")]
+mod restore;
 #[cfg(feature = "alloc")]
 mod rounds;
 #[cfg(feature = "alloc")]

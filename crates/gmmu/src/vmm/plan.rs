@@ -158,6 +158,9 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
     /// Plans the whole change.
     pub(super) fn plan(&mut self) -> Result<(), PrepareError> {
         let change = self.set.change;
+        if change.reclaims {
+            return self.reclaim(0, self.tree.root(), 0);
+        }
         if !self.set.whole_words && !change.old.is_empty() {
             self.clear_torn()?;
         }

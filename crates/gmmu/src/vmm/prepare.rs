@@ -1,7 +1,7 @@
 //! Preparing: from a request to a job that owns all it needs.
 
 use super::change::{Change, Target};
-use super::execute::{initialise, Write};
+use super::execute::{initialise, Source, Write};
 use super::job::{Body, Job, State};
 use super::piece::{smallest_page, Pieces};
 use super::plan::{Planner, Setting};
@@ -9,7 +9,7 @@ use super::record::{Before, Record};
 use super::request::{check, check_range, MapRequest, Place, PrepareError, Protection, Span};
 use super::space::Vmm;
 use crate::addr::PAGE_BYTES;
-use crate::device::{Acknowledge, Depth, Invalidate, TableMemory, TablePool};
+use crate::device::{Acknowledge, Depth, Invalidate, Run, TableMemory, TablePool};
 use crate::format::Format;
 use crate::storage::{List, NoMemory, Owned};
 use crate::va::windows::Windows;
@@ -36,6 +36,19 @@ impl<F: Format, P: TablePool> Plan<'_, F, P> {
         initialise(memory, &self.init)?;
         self.vmm.scraps.keep_init(core::mem::take(&mut self.init));
         self.job.take().ok_or(PrepareError::Empty)
+    }
+
+    /// Says that the space has tables again, those of the job.
+    pub(super) fn now_restored(&mut self) {
+        self.vmm.lost = false;
+    }
+
+    /// Writes `run` into the root before anything else.
+    pub(super) fn init_first(&mut self, run: Run) -> Result<(), PrepareError> {
+        self.init.reserve(1)?;
+        let write = Write { at: self.vmm.pdb, run, stride: 8, source: Source::Words };
+        let _ = self.init.insert_within(0, write);
+        Ok(())
     }
 }
 
@@ -180,6 +193,15 @@ impl<F: Format> Vmm<F> {
         self.plan_between(pool, change, None)
     }
 
+    /// Plans all tables anew: before, nothing was mapped or sparse.
+    pub(super) fn plan_restored<'a, P: TablePool>(
+        &'a mut self,
+        pool: &'a mut P,
+        change: Change,
+    ) -> Result<Plan<'a, F, P>, PrepareError> {
+        self.plan_between(pool, change, Some(Windows::new()))
+    }
+
     /// Enters a change into the records, plans what the tables need for it, and makes a job of that. All or nothing.
     /// The background is changed already; `sparse_before` is what it was.
     fn plan_between<'a, P: TablePool>(
@@ -194,7 +216,7 @@ impl<F: Format> Vmm<F> {
         let mut body = match self.book_and_take(&change, sparse_before.as_ref()) {
             Ok(body) => body,
             Err(why) => {
-                if let Some(before) = sparse_before {
+                if let Some(before) = sparse_before.filter(|_| !change.restores) {
                     self.sparse = before;
                 }
                 return Err(why);

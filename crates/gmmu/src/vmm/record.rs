@@ -20,12 +20,15 @@ pub(super) struct Before {
     /// Where something becomes sparse or ceases to be, and all that was sparse before.
     pub(super) background: List<Range<u64>>,
     pub(super) sparse: Windows,
+    /// Whether the job wrote all tables anew: without it there are none.
+    pub(super) restores: bool,
 }
 
 impl Before {
     pub(super) fn new(change: Change, sparse: Option<Windows>) -> Self {
-        let Change { parts, old: pieces, background, pages_stay, .. } = change;
-        Self { parts, pieces, pages_stay, background, sparse: sparse.unwrap_or_default() }
+        let Change { parts, old: pieces, background, pages_stay, restores, .. } = change;
+        let background = if restores { List::new() } else { background };
+        Self { parts, pieces, pages_stay, background, sparse: sparse.unwrap_or_default(), restores }
     }
 
     /// Room in the records for taking the job back: for pieces, and for what is sparse.
