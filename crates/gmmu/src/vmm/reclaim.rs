@@ -9,16 +9,19 @@ use super::rounds::push_write;
 use super::space::Vmm;
 use crate::device::{TableMemory, TablePool};
 use crate::format::Format;
-use crate::tree::{dual_level, level, Child, Half, Place, DIRECTORY_BYTES};
+use crate::tree::{dual_level, level, Child, Half, Place, Tree, DIRECTORY_BYTES};
 use crate::va::windows::Cover;
 use core::ops::Range;
+
+/// Is told of a table that can go: what it spans, what it is, and which half it hangs on.
+type Visit<'v, F> = dyn FnMut(&Tree<F>, Range<u64>, Child, Half) -> Result<(), PrepareError> + 'v;
 
 impl<F: Format> Vmm<F> {
     /// Bytes of table memory that a [`plan_reclaim`](Self::plan_reclaim) would give back now.
     #[must_use]
     pub fn reclaimable(&self) -> u64 {
         let mut bytes = 0;
-        self.visit_idle(0, self.tree.root(), 0, &mut |tree, _, _, child, half| {
+        self.visit_idle(0, self.tree.root(), 0, &mut |tree, _, child, half| {
             bytes += tree.bytes_below(child, half);
             Ok(())
         })
@@ -36,7 +39,7 @@ impl<F: Format> Vmm<F> {
         let mut idle = self.new_change(0..0, super::Live::MustNotFault);
         let mut hull: Option<Range<u64>> = None;
         let parts = &mut idle.parts;
-        self.visit_idle(0, self.tree.root(), 0, &mut |_, _, span, _, _| {
+        self.visit_idle(0, self.tree.root(), 0, &mut |_, span, _, _| {
             hull = Some(hull.as_ref().map_or(span.clone(), |hull| hull.start..span.end));
             match parts.last_mut().filter(|last| last.end >= span.start) {
                 Some(last) => last.end = last.end.max(span.end),
@@ -62,13 +65,7 @@ impl<F: Format> Vmm<F> {
     }
 
     /// Calls `idle` with every table that can go, and not with those below it.
-    fn visit_idle(
-        &self,
-        n: u8,
-        number: u32,
-        start: u64,
-        idle: &mut dyn FnMut(&crate::tree::Tree<F>, Place, Range<u64>, Child, Half) -> Result<(), PrepareError>,
-    ) -> Result<(), PrepareError> {
+    fn visit_idle(&self, n: u8, number: u32, start: u64, idle: &mut Visit<'_, F>) -> Result<(), PrepareError> {
         let level = level::<F>(n);
         let words = level.entry_bytes / 8;
         for slot in 0..level.entries() * words {
@@ -80,7 +77,7 @@ impl<F: Format> Vmm<F> {
             match child {
                 Child::Empty | Child::Leaf | Child::Sparse => {}
                 Child::Directory(_) | Child::Table(_) if self.is_idle(child, &span) => {
-                    idle(&self.tree, place, span, child, half)?;
+                    idle(&self.tree, span, child, half)?;
                 }
                 Child::Directory(below) => self.visit_idle(n + 1, below, start, idle)?,
                 Child::Table(_) => {}
@@ -125,7 +122,7 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
     }
 }
 
-impl<F: Format> crate::tree::Tree<F> {
+impl<F: Format> Tree<F> {
     /// Bytes of memory of `child` and all tables below it.
     fn bytes_below(&self, child: Child, half: Half) -> u64 {
         match child {
