@@ -42,8 +42,8 @@ impl<F: Format> World<F> {
     fn new(config: &Config) -> Self {
         let mut card = Mmio::probe(Broken::new(Gpu::new(config).unwrap())).unwrap();
         let mut mm = GpuMm::probe(&mut card, FbSource::Registers, &[]).unwrap();
-        let whole_words = card.bar0().has_64bit();
-        let space_config = SpaceConfig { whole_words, limits: LIMITS, ..mm.space_config(Use::Bar) };
+        let space_config = SpaceConfig { limits: LIMITS, ..mm.space_config(Use::Bar) };
+        assert_eq!(space_config.whole_words, config.bus == Bus::Bits64);
         let mut space = mm.create_space::<F, _>(space_config, &mut card).unwrap();
         let mut take = |bytes| {
             let request = Request::new(bytes).align(bytes).build().unwrap();
@@ -254,6 +254,28 @@ fn addresses_that_look_like_error_words() {
 }
 
 #[test]
+fn register_words_are_those_of_the_manual() {
+    let block = TableAddr::vram(0xab_cdef_1000);
+    // PTR 27:0, TARGET 29:28, DEBUG_CYA 30 off (BAR2 alone), MODE 31.
+    let mut gpu = Gpu::new(&Config::chip("ad102")).unwrap();
+    for (bar, at, word) in [(Bar::Bar1, 0xb8_0f40, 0x8abc_def1), (Bar::Bar2, 0xb8_0f48, 0xcabc_def1)] {
+        bind(&mut gpu, chip("ad102"), bar, Some(block), LIMITS).unwrap();
+        assert_eq!(gpu.read32(at), Ok(word));
+        bind(&mut gpu, chip("ad102"), bar, None, LIMITS).unwrap();
+        assert_eq!(gpu.read32(at), Ok(0));
+    }
+    // LOW: MODE 9, TARGET 11:10, PTR 31:12; HIGH: the rest of the pointer.
+    let mut gpu = Gpu::new(&Config::chip("gb100")).unwrap();
+    for (bar, at) in [(Bar::Bar1, 0xb8_0f60), (Bar::Bar2, 0xb8_0f70)] {
+        let coherent = TableAddr::SysCoherent(SysAddr::new(block.raw()));
+        bind(&mut gpu, chip("gb100"), bar, Some(coherent), LIMITS).unwrap();
+        assert_eq!((gpu.read32(at), gpu.read32(at + 4)), (Ok(0xcdef_1a00), Ok(0xab)));
+        bind(&mut gpu, chip("gb100"), bar, None, LIMITS).unwrap();
+        assert_eq!((gpu.read32(at), gpu.read32(at + 4)), (Ok(0), Ok(0)));
+    }
+}
+
+#[test]
 fn blocks_that_the_registers_cannot_name() {
     let tries = |name, bar, at| bind(&mut Gpu::new(&Config::chip(name)).unwrap(), chip(name), bar, Some(at), LIMITS);
     let beyond = |at, end| Err(BarError::Device(DeviceError::OutOfRange { at, bytes: 4096, end }));
@@ -304,7 +326,7 @@ fn blocks_are_those_of_the_manual() {
 fn a_channel_keeps_what_else_is_in_its_block() {
     let mut card = Mmio::probe(Gpu::new(&Config::chip("gh100")).unwrap()).unwrap();
     let mut mm = GpuMm::probe(&mut card, FbSource::Registers, &[]).unwrap();
-    let root = mm.register(TableAddr::vram(0x10_0000)).unwrap();
+    let root = mm.register(TableAddr::vram(0x10_0000), Use::Channel).unwrap();
     let block = TableAddr::vram(0x20_0000);
     let noise: Vec<u8> = (0..4096u32).map(|n| (n % 251) as u8).collect();
     card.bar0().load_vram(block.raw(), &noise);
@@ -346,7 +368,7 @@ fn a_channel_whose_block_could_not_be_written() {
         n += 1;
         let mut card = Mmio::probe(Broken::new(Gpu::new(&Config::chip("tu102")).unwrap())).unwrap();
         let mut mm = GpuMm::probe(&mut card, FbSource::Registers, &[]).unwrap();
-        let root = mm.register(TableAddr::vram(0x10_0000)).unwrap();
+        let root = mm.register(TableAddr::vram(0x10_0000), Use::Channel).unwrap();
         card.bar0().fails_in = n;
         let what = ChannelUse { subcontexts: 1, replayable: false };
         let bound = mm.bind_channel(&mut card, TableAddr::vram(0x20_0000), &root, what);
@@ -370,7 +392,7 @@ fn a_channel_whose_block_could_not_be_written() {
 fn roots_and_blocks_that_cannot_be() {
     let mut card = Mmio::probe(Gpu::new(&Config::chip("ga102")).unwrap()).unwrap();
     let mut mm = GpuMm::probe(&mut card, FbSource::Registers, &[]).unwrap();
-    let root = mm.register(TableAddr::vram(0x10_0000)).unwrap();
+    let root = mm.register(TableAddr::vram(0x10_0000), Use::Channel).unwrap();
     let tries = |mm: &mut GpuMm, card: &mut _, block| {
         let bar = mm.bind_bar(card, Bar::Bar1, block, &root, LIMITS).unwrap_err();
         let channel = mm.bind_channel(card, block, &root, ChannelUse::default()).unwrap_err();
@@ -381,8 +403,12 @@ fn roots_and_blocks_that_cannot_be() {
     assert_eq!(tries(&mut mm, &mut card, at), DeviceError::Unaligned { at, alignment: 4096 }.into());
     let block = TableAddr::vram(0x10_0000);
     assert_eq!(tries(&mut mm, &mut card, block), BindError::BlockIsRoot { block });
+    // A space for BARs is for BARs alone: its invalidates reach no engine.
+    let bars = mm.register(TableAddr::vram(0x30_0000), Use::Bar).unwrap();
+    let failed = mm.bind_channel(&mut card, TableAddr::vram(0x20_0000), &bars, ChannelUse::default()).unwrap_err();
+    assert!(failed.left.is_none() && failed.why == BindError::BarSpace { pdb: bars.pdb() } && bars.binds() == 0);
     // A root in system memory is for channels alone.
-    let sys = mm.register(TableAddr::SysCoherent(SysAddr::new(0x5000))).unwrap();
+    let sys = mm.register(TableAddr::SysCoherent(SysAddr::new(0x5000)), Use::Channel).unwrap();
     let failed = mm.bind_bar(&mut card, Bar::Bar1, TableAddr::vram(0x20_0000), &sys, LIMITS).unwrap_err();
     assert_eq!(failed.why, DeviceError::WrongAperture { at: sys.pdb() }.into());
     let bound = mm.bind_channel(&mut card, TableAddr::vram(0x20_0000), &sys, ChannelUse::default()).unwrap();

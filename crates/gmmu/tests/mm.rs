@@ -127,16 +127,16 @@ fn one_space_per_root() {
     let pdb = space.pdb();
     let taken: MmError = RootError::Taken { pdb }.into();
     assert_eq!(mm.space_at::<V3, _>(config, &mut card, pdb).unwrap_err(), taken);
-    assert_eq!(mm.register(pdb).unwrap_err(), RootError::Taken { pdb });
+    assert_eq!(mm.register(pdb, Use::Channel).unwrap_err(), RootError::Taken { pdb });
     assert_eq!(taken.to_string(), format!("an address space with the root {pdb} is live: one space per root"));
     // A page of system memory has two names.
     let (coherent, not) =
         (TableAddr::SysCoherent(SysAddr::new(0x7000)), TableAddr::SysNonCoherent(SysAddr::new(0x7000)));
-    let root = mm.register(coherent).unwrap();
-    assert_eq!(mm.register(not).unwrap_err(), RootError::Taken { pdb: not });
+    let root = mm.register(coherent, Use::Channel).unwrap();
+    assert_eq!(mm.register(not, Use::Channel).unwrap_err(), RootError::Taken { pdb: not });
     assert_eq!(mm.roots().collect::<Vec<_>>(), [(pdb, 0), (coherent, 0)]);
     mm.unregister(root).map_err(|(_, why)| why).unwrap();
-    let root = mm.register(not).unwrap();
+    let root = mm.register(not, Use::Channel).unwrap();
     mm.unregister(root).map_err(|(_, why)| why).unwrap();
     mm.close_space(space, &mut card).map_err(|(_, why)| why).unwrap();
     // The root is free for another space.
@@ -148,11 +148,11 @@ fn one_space_per_root() {
 fn roots_that_cannot_be() {
     let (mut card, mut mm) = made("tu102");
     let at = TableAddr::vram;
-    assert_eq!(mm.register(at(0x800)).unwrap_err(), RootError::Unaligned { pdb: at(0x800) });
+    assert_eq!(mm.register(at(0x800), Use::Channel).unwrap_err(), RootError::Unaligned { pdb: at(0x800) });
     let pdb = at(96 * GIB);
-    assert_eq!(mm.register(pdb).unwrap_err(), RootError::BeyondReach { pdb, end: 96 * GIB });
+    assert_eq!(mm.register(pdb, Use::Channel).unwrap_err(), RootError::BeyondReach { pdb, end: 96 * GIB });
     let pdb = TableAddr::SysCoherent(SysAddr::new(1 << 47));
-    assert_eq!(mm.register(pdb).unwrap_err(), RootError::BeyondReach { pdb, end: 1 << 47 });
+    assert_eq!(mm.register(pdb, Use::Channel).unwrap_err(), RootError::BeyondReach { pdb, end: 1 << 47 });
     let other = SpaceConfig::new(gmmu::chip::Chip::by_name("ga102").unwrap(), GIB, Use::Channel);
     let refused = mm.create_space::<V2, _>(other, &mut card).unwrap_err();
     assert_eq!(refused, MmError::OtherChip { chip: "tu102", wanted: "ga102" });
@@ -197,7 +197,7 @@ fn a_close_that_the_device_fails_keeps_the_root() {
             Err(failed) => failed,
         };
         assert!(matches!(why, CloseSpaceError::Close(CloseError::Device(DeviceError::Timeout { .. }))), "{why}");
-        assert_eq!(mm.register(back.pdb()).unwrap_err(), RootError::Taken { pdb: back.pdb() });
+        assert_eq!(mm.register(back.pdb(), Use::Channel).unwrap_err(), RootError::Taken { pdb: back.pdb() });
         (space, tries) = (back, tries + 1);
     }
     assert!(tries >= 2 && mm.roots().count() == 0);
@@ -225,7 +225,7 @@ fn an_integrated_gpu_names_its_own_pool() {
     let refused = mm.create_space::<V3, _>(config, &mut card).unwrap_err();
     assert_eq!(refused, MmError::NoPool { chip: "gb20b" });
     let pdb = TableAddr::vram(0x1000);
-    assert_eq!(mm.register(pdb).unwrap_err(), RootError::BeyondReach { pdb, end: 0 });
+    assert_eq!(mm.register(pdb, Use::Channel).unwrap_err(), RootError::BeyondReach { pdb, end: 0 });
     let mut pool = SysPool::coherent(MIB..64 * MIB);
     let mut space = mm.create_space_in::<V3, _, _>(config, &mut card, &mut pool).unwrap();
     let block = TableAddr::SysCoherent(SysAddr::new(0x9000));
@@ -251,7 +251,7 @@ fn dropped_tokens_keep_what_they_stand_for() {
     drop(mm.bind_bar(&mut card, Bar::Bar1, TableAddr::vram(GIB), space.root(), Limits::default()).unwrap());
     assert_eq!((mm.bar(Bar::Bar1), space.root().binds()), (Some(pdb), 1));
     drop(space);
-    assert_eq!(mm.register(pdb).unwrap_err(), RootError::Taken { pdb });
+    assert_eq!(mm.register(pdb, Use::Channel).unwrap_err(), RootError::Taken { pdb });
     let (_, busy) = mm.close().unwrap_err();
     assert_eq!(busy.to_string(), "address spaces are live: 1 roots, named by instance blocks 1 times");
 }
@@ -284,7 +284,7 @@ proptest! {
         let mut binds: Vec<(u64, ChannelBind)> = Vec::new();
         for step in steps {
             match step {
-                Step::Register(page) => match mm.register(at(page)) {
+                Step::Register(page) => match mm.register(at(page), Use::Channel) {
                     Ok(root) => prop_assert!(roots.insert(page, root).is_none()),
                     Err(why) => {
                         prop_assert_eq!(why, RootError::Taken { pdb: at(page) });

@@ -44,7 +44,7 @@ fn every_failing_growth_is_an_error() {
     let pdb = TableAddr::vram(5 << 30);
     for n in 1..=2 {
         fail_at(n);
-        assert_eq!(mm.register(pdb).unwrap_err(), RootError::NoMemory(NoMemory));
+        assert_eq!(mm.register(pdb, Use::Channel).unwrap_err(), RootError::NoMemory(NoMemory));
         assert_eq!(mm.roots().count(), 0);
     }
     fail_at(0);

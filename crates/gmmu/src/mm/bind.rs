@@ -7,6 +7,7 @@ use crate::device::{Bar0, Clock, DeviceError, SysPath, TableMemory};
 use crate::instance::{self, Bar, BarError, Instance};
 use crate::mmio::Mmio;
 use crate::tlb::Limits;
+use crate::vmm::Use;
 
 /// A block was not bound, or not certainly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -20,6 +21,12 @@ pub enum BindError {
     BlockIsRoot {
         /// The block.
         block: TableAddr,
+    },
+    /// A channel is to use a space that was made for BARs: its invalidates reach no engine.
+    #[error("the space with the root {pdb} is for BARs: its invalidates do not reach the engines of a channel")]
+    BarSpace {
+        /// The root.
+        pdb: TableAddr,
     },
     /// The BAR is bound already.
     #[error("{bar} is bound to the root {pdb} already: unbind it first")]
@@ -137,7 +144,7 @@ impl BarBind {
 
 impl GpuMm {
     /// Writes the address space with `root` into a channel's instance block: its words for address spaces alone. With
-    /// `subcontexts`, these of the channel's 64 use it too, and the others none.
+    /// `subcontexts`, these of the channel's 64 use it too, and the others none. Allocates nothing, as nothing here does.
     ///
     /// # Errors
     /// [`BindFailed`]; where the memory failed, the bind comes back, since the block may name the root.
@@ -150,6 +157,9 @@ impl GpuMm {
     ) -> Result<ChannelBind, BindFailed<ChannelBind>> {
         let says = Instance { pdb: root.pdb(), replayable: what.replayable, subcontexts: what.subcontexts };
         says.word(self.chip).map_err(BindFailed::nothing)?;
+        if root.used_by() == Use::Bar {
+            return Err(BindFailed::nothing(BindError::BarSpace { pdb: root.pdb() }));
+        }
         let hold = self.hold(block, root).map_err(BindFailed::nothing)?;
         let bind = ChannelBind { hold, block, subcontexts: what.subcontexts != 0 };
         match says.write(memory, self.chip, block) {

@@ -49,7 +49,7 @@ use crate::fb::{self, FbError, FbLayout, GspRegion, Keep, LayoutError, LayoutInp
 use crate::instance::Bar;
 use crate::mmio::Mmio;
 use crate::storage::{List, NoMemory, Shared};
-use crate::vmm::PrepareError;
+use crate::vmm::{PrepareError, Use};
 use crate::vram::{NewError, TablePages, Vram, VramTables};
 use root::{Reach, Roots};
 
@@ -132,6 +132,8 @@ pub struct GpuMm {
     memory: Option<Memory>,
     roots: Roots,
     bars: [BarSlot; 2],
+    /// Whether the bus writes an entry in one store.
+    whole_words: bool,
 }
 
 impl GpuMm {
@@ -146,7 +148,8 @@ impl GpuMm {
         keep: &[Keep],
     ) -> Result<Self, MmError> {
         let chip = mmio.chip();
-        let Some(window) = chip.window else { return Self::new(chip, None) };
+        let whole_words = mmio.bar0().has_64bit();
+        let Some(window) = chip.window else { return Ok(Self { whole_words, ..Self::new(chip, None)? }) };
         let total = fb::vram_bytes(mmio.bar0(), chip)?;
         let carveouts = fb::carveouts(mmio.bar0(), chip, total)?;
         let reach = chip.reach(Aperture::Vram).min(window.reach());
@@ -155,11 +158,11 @@ impl GpuMm {
             FbSource::Registers => FbLayout::from_registers(&input)?,
             FbSource::Gsp(regions) => FbLayout::from_gsp(&input, regions)?,
         };
-        Self::new(chip, Some(layout))
+        Ok(Self { whole_words, ..Self::new(chip, Some(layout))? })
     }
 
     /// Puts the parts together: an allocator over everything that is usable in `layout`. None is for a chip without video
-    /// memory.
+    /// memory. The bus is taken to have 64-bit stores.
     ///
     /// # Errors
     /// [`MmError::Vram`], [`NoMemory`](MmError::NoMemory).
@@ -176,7 +179,7 @@ impl GpuMm {
             }
             None => None,
         };
-        Ok(Self { chip, memory, roots: Roots::default(), bars: [None, None] })
+        Ok(Self { chip, memory, roots: Roots::default(), bars: [None, None], whole_words: true })
     }
 
     /// What the GPU is.
@@ -221,13 +224,13 @@ impl GpuMm {
     }
 
     /// Enters a root into the books, for an address space that is not made by [`create_space`](Self::create_space): one
-    /// of the firmware's, or another driver's.
+    /// of the firmware's, or another driver's. A root that is registered for [`Use::Bar`] is bound to BARs alone.
     ///
     /// # Errors
     /// [`RootError::Taken`] and others; nothing was changed.
-    pub fn register(&mut self, pdb: TableAddr) -> Result<Root, RootError> {
+    pub fn register(&mut self, pdb: TableAddr, used_by: Use) -> Result<Root, RootError> {
         let reach = self.reach();
-        self.roots.register(reach, pdb)
+        self.roots.register(reach, pdb, used_by)
     }
 
     /// Strikes a root out of the books.

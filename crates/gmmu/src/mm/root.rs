@@ -3,6 +3,7 @@
 use crate::addr::{PhysAddr, TableAddr, PAGE_BYTES};
 use crate::chip::Chip;
 use crate::storage::{List, NoMemory, Shared};
+use crate::vmm::Use;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 /// A root was not registered, or not given up.
@@ -59,6 +60,7 @@ pub enum RootError {
 #[derive(Debug)]
 pub(super) struct State {
     pdb: TableAddr,
+    used_by: Use,
     /// Atomic, since a bind ends without the books at hand. Nothing else hangs on the order of its changes: whoever
     /// gives up a root has it by value, and so no bind of it can begin.
     binds: AtomicU32,
@@ -81,6 +83,12 @@ impl Root {
     #[must_use]
     pub fn pdb(&self) -> TableAddr {
         self.0.pdb
+    }
+
+    /// Who may be bound to it: the invalidates of a space for BARs reach no engine.
+    #[must_use]
+    pub fn used_by(&self) -> Use {
+        self.0.used_by
     }
 
     /// How many instance blocks name it, those included that may.
@@ -145,7 +153,12 @@ impl Roots {
     }
 
     /// Enters a root.
-    pub(super) fn register(&mut self, Reach { chip, vram_bytes }: Reach, pdb: TableAddr) -> Result<Root, RootError> {
+    pub(super) fn register(
+        &mut self,
+        Reach { chip, vram_bytes }: Reach,
+        pdb: TableAddr,
+        used_by: Use,
+    ) -> Result<Root, RootError> {
         if !pdb.is_aligned(PAGE_BYTES) {
             return Err(RootError::Unaligned { pdb });
         }
@@ -160,7 +173,7 @@ impl Roots {
             _ => return Err(RootError::Taken { pdb }),
         };
         self.0.reserve(1)?;
-        let state = Shared::new(State { pdb, binds: AtomicU32::new(0) })?;
+        let state = Shared::new(State { pdb, used_by, binds: AtomicU32::new(0) })?;
         self.0.insert_within(index, state.clone()).map_err(|_| NoMemory)?;
         Ok(Root(state))
     }

@@ -59,10 +59,10 @@ pub enum CloseSpaceError {
 }
 
 impl GpuMm {
-    /// What a new space on this GPU is made with: chip and memory as they are, the usual limits, whole words.
+    /// What a new space on this GPU is made with: chip, memory and bus as they are, and the usual limits.
     #[must_use]
     pub fn space_config(&self, used_by: Use) -> SpaceConfig {
-        SpaceConfig::new(self.chip, self.vram_bytes(), used_by)
+        SpaceConfig { whole_words: self.whole_words, ..SpaceConfig::new(self.chip, self.vram_bytes(), used_by) }
     }
 
     /// Makes an address space with its tables in this GPU's video memory.
@@ -169,7 +169,7 @@ fn at<F: Format, M: TableMemory>(
     if config.chip.name != reach.chip.name {
         return Err(MmError::OtherChip { chip: reach.chip.name, wanted: config.chip.name });
     }
-    let root = roots.register(reach, pdb)?;
+    let root = roots.register(reach, pdb, config.used_by)?;
     match Vmm::with_root(config, memory, pdb) {
         Ok(vmm) => Ok(Space { vmm, root, pooled: false }),
         Err(why) => {
