@@ -147,6 +147,12 @@ fn late<F: Format>(chip: &str, _: u32, status: u32) {
     let (space, why) = world.mm.close_space(world.space, &mut world.card).unwrap_err();
     assert_eq!(why, RootError::Bound { pdb, binds: 1 }.into());
     world.space = space;
+    // While it is under way, nothing is written.
+    let writes = world.gpu().counts().writes;
+    let hasty = Limits { polls: 5, ..LIMITS };
+    let hasty = world.mm.retry_bar(&mut world.card, &bound, hasty);
+    assert!(matches!(hasty, Err(BindError::Device(DeviceError::Timeout { polls: 5, .. }))));
+    assert_eq!(world.gpu().counts().writes, writes);
     // The first bind gets done while the second waits; that takes 150 looks again.
     let retried = world.mm.retry_bar(&mut world.card, &bound, LIMITS);
     assert!(matches!(retried, Err(BindError::Device(DeviceError::Timeout { .. }))));
@@ -194,9 +200,9 @@ fn gone<F: Format>(chip: &str, low: u32, status: u32) {
     assert_eq!(why, GONE(status).into());
     card.bar0().gone = false;
     // A register that reads an error word is not taken for a bind that is done.
-    card.bar0().says = vec![(low, 0xbadf_1100)];
+    card.bar0().says = vec![(low, 0xbadf_1103)];
     let (bound, why) = mm.unbind_bar(card, bound, LIMITS).unwrap_err();
-    assert_eq!(why, DeviceError::Poison { offset: low, value: 0xbadf_1100 }.into());
+    assert_eq!(why, DeviceError::Poison { offset: low, value: 0xbadf_1103 }.into());
     card.bar0().says.clear();
     mm.unbind_bar(card, bound, LIMITS).map_err(|(_, why)| why).unwrap();
     world.close();

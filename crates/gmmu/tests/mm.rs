@@ -7,6 +7,8 @@
     reason = "tests"
 )]
 
+mod broken;
+use broken::Broken;
 use gmmu::addr::{PageSize, PhysAddr, SysAddr, TableAddr, VramAddr};
 use gmmu::chip::CHIPS;
 use gmmu::device::{DeviceError, TableRead};
@@ -117,6 +119,11 @@ fn what_entries_cannot_name_is_not_used() {
     let layout = gmmu::fb::FbLayout::from_gsp(&input, &[region(0..200 * GIB, 0)]).unwrap();
     assert_eq!(layout.at(VramAddr::new(128 * GIB)).unwrap().used_for, FbUse::OutOfReach);
     assert_eq!(GpuMm::new(chip, Some(layout)).unwrap().vram().unwrap().total_bytes(), 128 * GIB);
+    // Nor is it where the size register says so.
+    let gpu = Gpu::new(&Config::chip("ga102")).unwrap();
+    let mut card = Mmio::probe(Broken::saying(gpu, &[(0x11_83a4, 200 << 10)])).unwrap();
+    let mut mm = GpuMm::probe(&mut card, FbSource::Registers, &[]).unwrap();
+    assert_eq!((mm.vram_bytes(), mm.vram().unwrap().total_bytes()), (200 * GIB, 128 * GIB));
 }
 
 #[test]
