@@ -11,6 +11,7 @@
 //!   ([`fb`]), and all of it over one BAR0 ([`mmio`], with [`selftest`] to try it).
 //! * How it is read: [`walk`].
 //! * How it is changed: who owns memory (`vram`) and addresses (`va`), and address spaces with their jobs ([`vmm`]).
+//! * Who uses it: instance blocks of channels and BARs ([`instance`]), and the parts of one GPU put together (`mm`).
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -20,6 +21,9 @@ pub mod chip;
 pub mod device;
 pub mod fb;
 pub mod format;
+pub mod instance;
+#[cfg(feature = "alloc")]
+pub mod mm;
 pub mod mmio;
 pub mod pramin;
 pub mod regs;
