@@ -10,11 +10,15 @@
 //! * How it is reached: the seams ([`device`]), the PRAMIN window ([`pramin`]), invalidates ([`tlb`]), the size of memory
 //!   ([`fb`]), and all of it over one BAR0 ([`mmio`], with [`selftest`] to try it).
 //! * How it is read: [`walk`].
-//! * How it is changed: who owns memory (`vram`) and addresses (`va`), and address spaces with their jobs ([`vmm`]).
+//! * How it is changed: who owns memory (`vram`) and addresses (`va`), and address spaces with their jobs ([`vmm`]);
+//!   through one of them the CPU reaches memory (`bar1`).
 #![no_std]
 #![forbid(unsafe_code)]
 
 pub mod addr;
+mod aperture;
+#[cfg(feature = "alloc")]
+pub mod bar1;
 pub mod bits;
 pub mod chip;
 pub mod device;
