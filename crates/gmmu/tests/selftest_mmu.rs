@@ -148,7 +148,7 @@ fn broken_mmus<F: Format>(chip: &str) {
         (Fault::NarrowStoresWide, "8, 16, 32 and 64 bits through BAR1"),
         (Fault::NoInvalidate, "what is unmapped is not reached"),
         (Fault::NoInvalidate, "a write to what is unmapped is lost"),
-        (Fault::NoInvalidate, "an address that is mapped anew leads to the new page"),
+        (Fault::NoInvalidate, "a new mapping leads to the new page"),
         (Fault::PagesAlias, "pages in any order"),
         (Fault::PagesAlias, "every page of the blocks is in its place"),
         (Fault::WindowBitStuck, "a word from BAR1 is seen through PRAMIN"),
@@ -245,7 +245,7 @@ fn every_check_of_a_space_can_fail() {
     // What the library refuses before it touches the card, no card can break.
     let own = BTreeSet::from([
         "an address beyond the last is refused",
-        "without memory for a table, a job is refused",
+        "a job without table memory is refused",
         "a refused job leaves no tables",
     ]);
     assert_eq!(all.difference(&failed).copied().collect::<BTreeSet<_>>(), own);

@@ -70,6 +70,8 @@ pub enum Sight {
         /// The memory.
         to: Option<PhysAddr>,
     },
+    /// The page that a mapping leads to by the tables.
+    Page(PhysAddr),
     /// Virtual addresses lead where they should.
     AllLead {
         /// How many were looked up.
@@ -127,6 +129,7 @@ impl fmt::Display for Sight {
             Self::Register(value) => write!(f, "{value:#010x}"),
             Self::Leads { va, to: Some(to) } => write!(f, "{va:#x} leads to {to}"),
             Self::Leads { va, to: None } => write!(f, "{va:#x} leads nowhere"),
+            Self::Page(to) => write!(f, "{to}"),
             Self::AllLead { pages } => write!(f, "{pages} pages as mapped"),
             Self::ReadOnly(true) => f.write_str("read-only"),
             Self::ReadOnly(false) => f.write_str("writable"),

@@ -144,7 +144,7 @@ impl<F: Format, H: Hardware, P: TablePool> Bed<'_, '_, F, H, P> {
         let borders = F::LEVELS.len();
         let pages = u32::try_from(2 * borders).unwrap_or(u32::MAX);
         bench.look("two pages across every border", Sight::AllLead { pages }, self.across_borders());
-        bench.look("what is unmapped leads nowhere, its neighbours stay", Sight::AllLead { pages: 3 }, self.unmapped());
+        bench.look("an unmapped page is gone, others stay", Sight::AllLead { pages: 3 }, self.unmapped());
         bench.look("64K and 2M pages", Sight::AllLead { pages: 4 }, self.large_pages());
         bench.look("a read-only page says so", Sight::ReadOnly(true), self.read_only(false));
         bench.look("a page that becomes read-only says so", Sight::ReadOnly(true), self.read_only(true));
@@ -221,19 +221,17 @@ impl<F: Format, H: Hardware, P: TablePool> Bed<'_, '_, F, H, P> {
     fn order(&mut self, bench: &mut Bench<impl FnMut(&Check)>) {
         match self.two_jobs(NEW, NEW + PAGE_BYTES) {
             Ok((waited, both)) => {
-                bench.look("of two jobs for one table, the later one waits", Sight::Waits, Ok::<_, Sight>(waited));
+                bench.look("the later of two jobs for a table waits", Sight::Waits, Ok::<_, Sight>(waited));
                 bench.look("after both, both pages are there", Sight::AllLead { pages: 2 }, both);
             }
-            Err(why) => {
-                bench.look("of two jobs for one table, the later one waits", Sight::Waits, Err::<Sight, _>(why))
-            }
+            Err(why) => bench.look("the later of two jobs for a table waits", Sight::Waits, Err::<Sight, _>(why)),
         }
         match self.two_jobs(NEW, FAR) {
             Ok((done, both)) => {
-                bench.look("jobs without a common table go in any order", Sight::Done, Ok::<_, Sight>(done));
+                bench.look("jobs far apart go in any order", Sight::Done, Ok::<_, Sight>(done));
                 bench.look("after those, both pages are there", Sight::AllLead { pages: 2 }, both);
             }
-            Err(why) => bench.look("jobs without a common table go in any order", Sight::Done, Err::<Sight, _>(why)),
+            Err(why) => bench.look("jobs far apart go in any order", Sight::Done, Err::<Sight, _>(why)),
         }
     }
 
@@ -279,13 +277,13 @@ impl<F: Format, H: Hardware, P: TablePool> Bed<'_, '_, F, H, P> {
         let tables = self.pool.out;
         bench.look("a cancelled job leaves no tables", Sight::Tables(tables), self.cancelled(false));
         bench.look("a dropped job leaves no tables", Sight::Tables(tables), self.cancelled(true));
-        bench.look("without memory for a table, a job is refused", Sight::Refused, self.exhausted());
+        bench.look("a job without table memory is refused", Sight::Refused, self.exhausted());
         bench.look(
             "a refused job leaves no tables",
             Sight::Tables(tables),
             Ok::<_, Sight>(Sight::Tables(self.pool.out)),
         );
-        bench.look("with just enough of it, the job is done", Sight::AllLead { pages: 2 }, self.enough());
+        bench.look("with just enough table memory, it is done", Sight::AllLead { pages: 2 }, self.enough());
     }
 
     fn busy(&mut self) -> Seen {
