@@ -117,8 +117,45 @@ impl<F: Format, T> Bar1<F, T> {
         self.end
     }
 
-    /// Maps memory for the CPU: the extents of `request`, in its place or wherever the aperture has room, from offset 0
-    /// on. `backing` owns the memory, and is kept until the mapping is gone.
+    /// Maps memory for the CPU.
+    ///
+    /// ```
+    /// # use gmmu::addr::{PhysAddr, VramAddr};
+    /// # use gmmu::device::Width;
+    /// # use gmmu::format::V3;
+    /// # use gmmu::mmio::Mmio;
+    /// # use gmmu::vram::{TablePages, Vram};
+    /// # use gmmu_sim::{Config, Gpu};
+    /// use gmmu::bar1::Bar1;
+    /// use gmmu::device::Bar1Aperture;
+    /// use gmmu::vmm::{Extent, MapRequest, SpaceConfig, Use, Vmm};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let mut card = Mmio::probe(Gpu::new(&Config::chip("gh100"))?)?;
+    /// # let mut vram = Vram::new(&[VramAddr::new(1 << 20)..VramAddr::new(1 << 30)])?;
+    /// # let mut pages = TablePages::for_vram(&vram)?;
+    /// # let mut pool = pages.pool(&mut vram);
+    /// let config = SpaceConfig::new(card.chip(), card.vram_bytes(), Use::Bar);
+    /// let vmm = Vmm::<V3>::create(config, &mut card, &mut pool)?;
+    /// // … and an instance block with `vmm.pdb()` is bound to BAR1.
+    /// let mut bar1 = Bar1::new(vmm, card.bar0().size()).map_err(|(_, why)| why)?;
+    ///
+    /// // What owns the memory goes in, and comes back when the GPU has forgotten the mapping.
+    /// let owner_of_memory = "a buffer".to_owned();
+    /// let extents = [Extent { to: PhysAddr::vram(8 << 30), bytes: 64 << 10 }];
+    /// let request = MapRequest::extents(&extents);
+    /// let id = bar1.map(&mut card, &mut pool, owner_of_memory, "cursor", &request)?;
+    /// bar1.write(&id, card.bar0(), 0x40, Width::W32, 42)?;
+    /// assert!(bar1.read(&id, card.bar0(), 64 << 10, Width::W8).is_err());
+    /// let told: Vec<String> = bar1.owners().map(|owned| owned.to_string()).collect();
+    /// assert_eq!(told, ["0x0..0x10000 cursor"]);
+    /// assert_eq!(bar1.unmap(&id, &mut card, &mut pool)?, "a buffer");
+    /// assert!(bar1.read(&id, card.bar0(), 0, Width::W8).is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// Takes the extents of `request`, in its place or wherever the aperture has room, from offset 0 on. `backing` owns the memory, and is kept until the mapping is gone.
     ///
     /// # Errors
     /// [`MapFailed`]: refused, with the backing, or poisoned, with the backing kept inside.

@@ -427,3 +427,63 @@ fn the_model_checks_its_aperture() {
     }
     assert_eq!(gpu.read_at(0, Width::W16), Ok(0xffff), "what is not mapped reads all-ones");
 }
+
+/// Random mappings and accesses against plain bytes, and holes counted page by page.
+fn random<F: Format>(chip: &str, bus: Bus, seed: u64) {
+    const PAGES: u64 = 96;
+    let mut random = Random(seed);
+    let mut world = BarWorld::<F, Memory>::new(chip, bus, PAGES << 12);
+    let mut memory = vec![0u8; 256 << 12];
+    let mut live: Vec<(MappingId, u64, u64)> = Vec::new();
+    for _ in 0..600 {
+        let (pages, first) = (1 + random.below(24), random.below(232));
+        let (at, bytes) = (first << 12, pages << 12);
+        let hole = world.bar1.largest_hole();
+        if random.one_in(3) {
+            let extents = extent(DATA + at, bytes);
+            let request = MapRequest::extents(&extents).page(PageSize::Size4K);
+            match world.bar1.map(&mut world.mmio, &mut world.pool, Rc::new(at), at, &request) {
+                Ok(id) => live.push((id, at, bytes)),
+                Err(MapFailed::Refused { why: MapError::NoRoom { bytes: wanted, largest }, .. }) => {
+                    assert!(wanted == bytes && largest == hole && bytes > hole, "seed {seed}: {bytes:#x} {hole:#x}");
+                }
+                Err(why) => panic!("seed {seed}: {why}"),
+            }
+        } else if random.one_in(4) && !live.is_empty() {
+            let (id, at, _) = live.swap_remove(random.index(live.len()));
+            assert_eq!(*unmap(&mut world, &id), at);
+        } else if let Some((id, at, bytes)) = live.get(random.below(1 + live.len() as u64) as usize) {
+            let offset = random.below(*bytes);
+            let len = (bytes - offset).min(1 + random.below(40)) as usize;
+            let place = (at + offset) as usize..(at + offset) as usize + len;
+            let mut seen = vec![0; len];
+            world.bar1.read_bytes(id, world.mmio.bar0(), offset, &mut seen).unwrap();
+            assert_eq!(seen, memory[place.clone()], "seed {seed}");
+            seen.fill_with(|| random.next() as u8);
+            world.bar1.write_bytes(id, world.mmio.bar0(), offset, &seen).unwrap();
+            memory[place].copy_from_slice(&seen);
+        }
+        let mut taken = [false; PAGES as usize];
+        for owned in world.bar1.owners() {
+            let pages = owned.range.start >> 12..owned.range.end >> 12;
+            for page in pages {
+                assert!(!std::mem::replace(&mut taken[page as usize], true), "seed {seed}: page {page} twice");
+            }
+        }
+        let usage = world.bar1.usage();
+        let longest = taken.split(|taken| *taken).map(<[bool]>::len).max().unwrap_or(0);
+        let count = taken.iter().filter(|taken| **taken).count();
+        assert_eq!((usage.largest_hole, usage.taken), ((longest as u64) << 12, (count as u64) << 12), "seed {seed}");
+        assert_eq!(usage.mappings, live.len());
+    }
+    world.tell();
+    world.assert_clean();
+}
+
+#[test]
+fn random_mappings_against_plain_bytes() {
+    for seed in 0..8 {
+        random::<V2>("tu102", Bus::Bits64, seed);
+        random::<V3>("gb202", Bus::Bits32, seed);
+    }
+}
