@@ -56,6 +56,7 @@ mod access;
 mod client;
 mod tlb;
 
+mod bar1;
 mod bars;
 mod fault;
 mod invalidate;
