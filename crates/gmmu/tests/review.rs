@@ -88,7 +88,7 @@ fn a_job_in_a_gap_of_a_bind_job_neither_waits_nor_is_waited_for() {
                 world.finish(first);
             }
             assert_eq!(world.access(VA).is_ok(), !(cancel && bind_first));
-            assert_eq!(world.access(VA + 4 * MIB).is_ok(), !(cancel && !bind_first));
+            assert_eq!(world.access(VA + 4 * MIB).is_ok(), !cancel || bind_first);
             world.assert_clean();
             world.assert_no_leak();
         }
@@ -184,7 +184,7 @@ fn strange_windows_are_refused() {
             assert!(bind(&mut world, &[op], Live::Quiesced).is_err(), "{range:x?}");
         }
     }
-    for va in [u64::MAX & !4095, (1 << 57) - PAGE + PAGE, u64::MAX - 8191] {
+    for va in [u64::MAX & !4095, 1 << 57, u64::MAX - 8191] {
         assert!(bind(&mut world, &[Bind::Map(MapRequest::extents(&extents).at(va))], Live::Quiesced).is_err());
         assert!(world.prepare(&MapRequest::extents(&extents).at(va)).is_err());
     }
