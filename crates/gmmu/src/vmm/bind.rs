@@ -8,7 +8,7 @@ use super::piece::{smallest_page, Backed, Piece, Pieces, Sizes};
 use super::prepare::Plan;
 use super::request::{check, check_range, Live, MapRequest, Place, PrepareError};
 use super::space::Vmm;
-use crate::addr::PageSize;
+use crate::addr::{PageSize, PAGE_BYTES};
 use crate::device::{TableMemory, TablePool};
 use crate::format::Format;
 use crate::storage::List;
@@ -181,6 +181,9 @@ impl<F: Format> Vmm<F> {
         live: Live,
     ) -> Result<Plan<'a, F, P>, PrepareError> {
         self.open(pool)?;
+        if operations.is_empty() {
+            return Err(PrepareError::Empty);
+        }
         let mut overlay = Overlay::default();
         let mut switches = List::new();
         for operation in operations {
@@ -256,14 +259,27 @@ impl<F: Format> Vmm<F> {
         switches: &[(Range<u64>, bool)],
         live: Live,
     ) -> Result<Change, PrepareError> {
-        let first = overlay.parts.first().map_or(0, |part| part.range.start);
-        let mut change = self.new_change(first..first, live);
+        let mut change = self.new_change(0..0, live);
+        // Where nothing is mapped before or after, nothing changes, unless it becomes sparse or ceases to be.
         for part in overlay.parts.iter() {
-            change.range.end = part.range.end;
-            match change.parts.last_mut().filter(|last| last.end == part.range.start) {
-                Some(last) => last.end = part.range.end,
-                None => change.parts.push(part.range.clone())?,
+            if part.piece.is_some() {
+                insert_window(&mut change.parts, part.range.clone())?;
+                continue;
             }
+            for (whole, _) in self.va.overlapping(part.range.clone()) {
+                let gone = whole.start.max(part.range.start)..whole.end.min(part.range.end);
+                insert_window(&mut change.parts, gone)?;
+            }
+        }
+        for (range, _) in switches {
+            insert_window(&mut change.parts, range.clone())?;
+        }
+        if let (true, Some(first)) = (change.parts.is_empty(), overlay.parts.first()) {
+            // A job that comes to nothing still is somewhere.
+            change.parts.push(first.range.start..first.range.start + PAGE_BYTES)?;
+        }
+        if let (Some(first), Some(last)) = (change.parts.first(), change.parts.last()) {
+            change.range = first.start..last.end;
         }
         for index in 0..change.parts.len() {
             let Some(part) = change.parts.get(index).cloned() else { break };
@@ -329,12 +345,17 @@ impl<F: Format> Vmm<F> {
             let same = (was.to, was.kind, was.flags) == (here.to, here.kind, here.flags);
             // Frames are the same only where they are the same object's.
             let known = part.recorded || matches!(was.to, Backed::Memory(_));
-            let known = known || here.object != 0 && (was.object, was.mapping) == (here.object, here.mapping);
+            let known = known || !change.other_frames(&was, &here);
             // No page may be kept in part, and none written in part.
             let whole = [both.start, both.end].into_iter().all(|border| {
                 let inner = aligned(border, here.page) || border == part.range.end;
                 aligned(border, was.page) && inner
             });
+            if same && known && !whole && change.live == Live::MustNotFault {
+                let page = was.page.max(here.page).bytes();
+                let start = both.start & !(page - 1);
+                return Err(PrepareError::WouldFault { entry: start..start + page });
+            }
             if same && known && whole {
                 if rest < both.start {
                     self.target(change, rest..both.start, piece.skip(rest - start))?;

@@ -81,6 +81,13 @@ impl Change {
         self.parts.get(at).is_some_and(|part| part.start <= range.start && range.end <= part.end)
     }
 
+    /// Whether `new`, which takes the place of `old`, may have frames that those of `old` are not. What is protected keeps
+    /// its frames; frames that are bound are the same only where they are the same object's.
+    pub(super) fn other_frames(&self, old: &Piece, new: &Piece) -> bool {
+        let bound = !self.parts.is_empty() && matches!(new.to, Backed::Frames { .. });
+        bound && !(new.object != 0 && (old.object, old.mapping) == (new.object, new.mapping))
+    }
+
     /// The parts of `span` that the change covers.
     pub(super) fn parts_in(&self, span: Range<u64>) -> impl Iterator<Item = Range<u64>> + '_ {
         let parts = if self.parts.is_empty() { core::slice::from_ref(&self.range) } else { self.parts.as_slice() };

@@ -478,7 +478,8 @@ impl<F: Format> Vmm<F> {
             Place::Within(range) => range.clone(),
         };
         // Addresses that an uncommitted unmap still holds, and sparse ones, are passed over; each pass leaves one behind.
-        for _ in 0..=self.jobs.len() + self.sparse.len() {
+        let stretches = self.jobs.iter().map(|(_, record)| record.stretches()).sum::<usize>();
+        for _ in 0..=stretches + self.sparse.len() {
             let wish = wish.clone().within(window.clone());
             let mut start = self.va.find(&wish).map_err(PrepareError::NoVa)?.raw();
             if start % smallest != 0 {
@@ -486,9 +487,8 @@ impl<F: Format> Vmm<F> {
                 start = self.va.find(&wish.align(smallest)).map_err(PrepareError::NoVa)?.raw();
             }
             let range = start..start + bytes;
-            let held = self.jobs.iter().map(|(_, record)| record.range.clone());
-            let held = held.filter(|held| held.start < range.end && range.start < held.end);
-            match held.chain(self.sparse.overlapping(range.clone())).map(|held| held.end).max() {
+            let kept = self.jobs.iter().filter_map(|(_, record)| record.keeps(&range));
+            match kept.chain(self.sparse.overlapping(range.clone()).map(|window| window.end)).max() {
                 None => return Ok(range),
                 Some(end) => window.start = end.max(window.start),
             }
