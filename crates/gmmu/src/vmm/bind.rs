@@ -199,6 +199,41 @@ impl<F: Format> Vmm<F> {
 
     /// Prepares an ordered list of operations: [`plan_bind`](Self::plan_bind) and [`Plan::init`] in one.
     ///
+    /// ```
+    /// # use gmmu::addr::{PageSize, Pfn, PhysAddr, VramAddr};
+    /// # use gmmu::format::{Flags, V3};
+    /// # use gmmu::mmio::Mmio;
+    /// # use gmmu::vmm::{Bind, Extent, Live, MapRequest, PrepareError, Protection, Span, SpaceConfig, Use, Vmm};
+    /// # use gmmu::vram::{TablePages, Vram};
+    /// # use gmmu::walk::Outcome;
+    /// # use gmmu_sim::{Config, Gpu};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let mut card = Mmio::probe(Gpu::new(&Config::chip("gh100"))?)?;
+    /// # let mut vram = Vram::new(&[VramAddr::new(1 << 20)..VramAddr::new(1 << 30)])?;
+    /// # let mut pages = TablePages::for_vram(&vram)?;
+    /// # let mut pool = pages.pool(&mut vram);
+    /// # let config = SpaceConfig::new(card.chip(), card.vram_bytes(), Use::Channel);
+    /// # let mut space = Vmm::<V3>::create(config, &mut card, &mut pool)?;
+    /// let first = [Extent { to: PhysAddr::vram(8 << 30), bytes: 2 << 20 }];
+    /// let second = [Extent { to: PhysAddr::vram(9 << 30), bytes: 64 << 10 }];
+    /// let operations = [
+    ///     Bind::Sparse(0x4000_0000..0x6000_0000),
+    ///     Bind::Map(MapRequest::extents(&first).at(0x4000_0000).page(PageSize::Size64K).object(1, 0)),
+    ///     // In the middle of what was just mapped.
+    ///     Bind::Map(MapRequest::extents(&second).at(0x4001_0000).object(2, 0)),
+    ///     Bind::Unmap(0x4003_0000..0x4004_0000),
+    /// ];
+    /// let job = space.prepare_bind(&mut card, &mut pool, &operations, Live::MustNotFault)?;
+    /// assert_eq!(job.rounds(), 1);
+    /// let receipt = job.execute(&mut card).map_err(|failed| failed.why)?;
+    /// space.commit(&mut pool, receipt).map_err(|(_, why)| why)?;
+    /// assert!(matches!(space.read_mapping(&mut card, 0x4001_0000)?.outcome,
+    ///     Outcome::Mapped { to, .. } if to == PhysAddr::vram(9 << 30)));
+    /// assert!(matches!(space.read_mapping(&mut card, 0x4003_0000)?.outcome, Outcome::Sparse));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`PrepareError`]; nothing was changed and nothing is held.
     pub fn prepare_bind<M: TableMemory, P: TablePool>(

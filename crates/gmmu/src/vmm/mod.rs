@@ -37,6 +37,8 @@ mod pages;
 #[cfg(feature = "alloc")]
 mod piece;
 #[cfg(feature = "alloc")]
+mod place;
+#[cfg(feature = "alloc")]
 mod plan;
 #[cfg(feature = "alloc")]
 mod prepare;

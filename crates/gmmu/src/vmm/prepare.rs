@@ -3,17 +3,16 @@
 use super::change::{Change, Target};
 use super::execute::{initialise, Source, Write};
 use super::job::{Body, Job, State};
-use super::piece::{smallest_page, Pieces};
+use super::piece::Pieces;
 use super::plan::{Planner, Setting};
 use super::record::{Before, Record};
-use super::request::{check, check_range, MapRequest, Place, PrepareError, Protection, Span};
+use super::request::{check, check_range, MapRequest, PrepareError, Protection, Span};
 use super::space::Vmm;
 use crate::addr::PAGE_BYTES;
 use crate::device::{Acknowledge, Depth, Invalidate, Run, TableMemory, TablePool};
 use crate::format::Format;
 use crate::storage::{List, NoMemory, Owned};
 use crate::va::windows::Windows;
-use crate::va::{VaError, VaRequest};
 use core::ops::Range;
 
 /// A planned change whose new tables are not written yet. Dropping it takes the plan back.
@@ -458,45 +457,6 @@ impl<F: Format> Vmm<F> {
         span: impl Into<Span>,
     ) -> Result<Job, PrepareError> {
         self.plan_unsparse(pool, span)?.init(memory)
-    }
-
-    /// The addresses of a mapping.
-    fn choose(&self, request: &MapRequest<'_>, bytes: u64) -> Result<Range<u64>, PrepareError> {
-        let limit = self.va.limits().end;
-        let smallest = smallest_page(request.kind).bytes();
-        let wish = VaRequest::new(bytes);
-        let wish = request.page_size().map_or(wish.clone(), |page| wish.align(page.bytes()));
-        let mut window = match &request.place {
-            Place::At(va) => {
-                let end = va.checked_add(bytes).ok_or(PrepareError::Overflow)?;
-                if end > limit {
-                    return Err(PrepareError::BeyondVa { end, limit });
-                }
-                return Ok(*va..end);
-            }
-            Place::Anywhere => 0..limit,
-            Place::Within(range) => range.clone(),
-        };
-        // Addresses that an uncommitted unmap still holds, and sparse ones, are passed over; each pass leaves one behind.
-        let stretches = self.jobs.iter().map(|(_, record)| record.stretches()).sum::<usize>();
-        for _ in 0..=stretches + self.sparse.len() {
-            let wish = wish.clone().within(window.clone());
-            let mut start = self.va.find(&wish).map_err(PrepareError::NoVa)?.raw();
-            if start % smallest != 0 {
-                // Found only with the alignment of a page that this kind cannot use.
-                start = self.va.find(&wish.align(smallest)).map_err(PrepareError::NoVa)?.raw();
-            }
-            let range = start..start + bytes;
-            let kept = self.jobs.iter().filter_map(|(_, record)| record.keeps(&range));
-            match kept.chain(self.sparse.overlapping(range.clone()).map(|window| window.end)).max() {
-                None => return Ok(range),
-                Some(end) => window.start = end.max(window.start),
-            }
-            if window.start >= window.end {
-                break;
-            }
-        }
-        Err(PrepareError::NoVa(VaError::NoSpace { largest: 0 }))
     }
 
     /// Enters a planned job into the books and tells it for whom to wait.
