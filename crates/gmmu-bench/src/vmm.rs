@@ -11,7 +11,7 @@ use gmmu::addr::{PageSize, Pfn, PhysAddr, TableAddr, VramAddr, PAGE_BYTES};
 use gmmu::chip::Chip;
 use gmmu::device::{Encoding, Run, TableMemory};
 use gmmu::format::{Format, Leaf, Pte, V3};
-use gmmu::vmm::{Extent, Job, MapRequest, SpaceConfig, Use, Vmm};
+use gmmu::vmm::{Bind, Extent, Job, Live, MapRequest, SpaceConfig, Use, Vmm};
 use gmmu::vram::{TablePages, Vram};
 
 use crate::memory::Memory;
@@ -19,6 +19,8 @@ use crate::rows::{Limit, Row, Times};
 
 /// Interleaved rounds, unless somebody asks for others.
 pub const ROUNDS: usize = 21;
+/// Maps of one bind job.
+const BINDS: u64 = 1000;
 /// Live ranges beside which a single page is mapped.
 pub const LIVE: u64 = 1000;
 
@@ -205,6 +207,47 @@ impl Bench {
         all
     }
 
+    /// The same as one bind job of 512 unmaps.
+    fn partly_at_once(&mut self) -> f64 {
+        let mut vmm = self.space();
+        let mapping = |table: u64| table..table + TABLE - PAGE_BYTES;
+        let tables = (VA..VA + GIB).step_by(2 << 20);
+        for table in tables.clone() {
+            self.map_at(&mut vmm, mapping(table), PageSize::Size4K);
+            self.map_at(&mut vmm, mapping(table).end..table + TABLE, PageSize::Size4K);
+        }
+        let operations: Vec<Bind<'_>> = tables.map(|table| Bind::Unmap(mapping(table))).collect();
+        self.cool();
+        let mut pool = self.pages.pool(&mut self.vram);
+        let (job, prepare) = timed(|| {
+            vmm.prepare_bind(&mut self.memory, &mut pool, &operations, Live::MustNotFault).expect("it is mapped")
+        });
+        let stages = self.finish(&mut vmm, (job, prepare), None);
+        self.close(vmm);
+        stages.whole()
+    }
+
+    /// A thousand 64K maps in disorder within a gibibyte, as one bind job into new tables: nanoseconds of all of it.
+    fn bind(&mut self) -> f64 {
+        let mut vmm = self.space();
+        let extents: Vec<[Extent; 1]> =
+            (0..BINDS).map(|n| [Extent { to: PhysAddr::vram(DATA + n * (64 << 10)), bytes: 64 << 10 }]).collect();
+        // An odd factor: each of the 16,384 places at most once, in no order.
+        let place = |n: u64| VA + n * 7919 % (GIB >> 16) * (64 << 10);
+        let operations: Vec<Bind<'_>> = (0..)
+            .zip(&extents)
+            .map(|(n, extents)| Bind::Map(MapRequest::extents(extents.as_slice()).at(place(n))))
+            .collect();
+        let mut pool = self.pages.pool(&mut self.vram);
+        let (job, prepare) = timed(|| {
+            vmm.prepare_bind(&mut self.memory, &mut pool, &operations, Live::MustNotFault).expect("it is free")
+        });
+        let stages = self.finish(&mut vmm, (job, prepare), None);
+        self.unmap(&mut vmm, VA..VA + GIB);
+        self.close(vmm);
+        stages.whole()
+    }
+
     /// One page mapped and unmapped beside each of [`LIVE`] mappings of one page: nanoseconds a pair.
     fn pair(&mut self) -> f64 {
         let mut vmm = self.space();
@@ -302,7 +345,7 @@ fn plain(name: &str, times: &Times, target: Option<f64>) -> Option<Row> {
 #[must_use]
 pub fn rows(rounds: usize) -> Vec<Row> {
     let mut bench = Bench::new();
-    let [mut fill, mut encode, mut memset, mut partly, mut pair] = <[Times; 5]>::default();
+    let [mut fill, mut encode, mut memset, mut partly, mut at_once, mut pair, mut binds] = <[Times; 7]>::default();
     let [mut fresh, mut dropped, mut there, mut scattered, mut big, mut huge] = <[Jobs; 6]>::default();
     let a_page = |ns: f64| Some(ns / PAGES as f64);
     for _ in 0..rounds {
@@ -318,7 +361,9 @@ pub fn rows(rounds: usize) -> Vec<Row> {
         // Few words a page: what is told here is the planner's own time.
         big.push(bench.fresh(PageSize::Size64K, false).0, GIB >> 16);
         huge.push(bench.fresh(PageSize::Size2M, false).0, GIB >> 21);
+        at_once.push(Some(bench.partly_at_once() / (PAGES - GIB / TABLE) as f64));
         pair.push(Some(bench.pair()));
+        binds.push(Some(bench.bind() / BINDS as f64));
     }
     let (fill, encode, memset) = (("fill", &fill), ("encode", &encode), ("memset", &memset));
     let limits = [fill, encode, memset].map(|(what, times)| plain(&format!("limit: {what}, a word"), times, None));
@@ -329,8 +374,10 @@ pub fn rows(rounds: usize) -> Vec<Row> {
     rows.extend(against("map 1G of late 4K: frames checked", &scattered.frames, encode, None));
     rows.extend(dropped.rows("unmap 1G of 4K, tables dropped", memset, [Some(0.4), Some(0.05)]));
     rows.extend(against("unmap 512 times 511 of 4K, tables in use", &partly, memset, Some(1.5)));
+    rows.extend(against("unmap 512 times 511 of 4K, in one bind job", &at_once, memset, None));
     rows.extend(plain("map 1G of 64K, fresh tables, a page", &big.whole, Some(5.0)));
     rows.extend(plain("map 1G of 2M, a page", &huge.whole, Some(8.0)));
     rows.extend(plain("map and unmap one 4K page, 1000 live, pair", &pair, Some(300.0)));
+    rows.extend(plain("bind 1000 64K maps in disorder, a map", &binds, Some(100.0)));
     rows
 }

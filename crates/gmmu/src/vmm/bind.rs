@@ -319,6 +319,12 @@ impl<F: Format> Vmm<F> {
         for index in 0..change.parts.len() {
             let Some(part) = change.parts.get(index).cloned() else { break };
             for (whole, piece) in self.va.overlapping(part.clone()) {
+                if whole.start < part.start {
+                    change.borders.push(part.start)?;
+                }
+                if whole.end > part.end {
+                    change.borders.push(part.end)?;
+                }
                 let range = whole.start.max(part.start)..whole.end.min(part.end);
                 change.old.push((range.clone(), piece.skip(range.start - whole.start)))?;
             }
@@ -328,7 +334,7 @@ impl<F: Format> Vmm<F> {
             let Some(piece) = part.piece else { continue };
             self.add_difference(&mut change, &mut old_at, part, piece)?;
         }
-        change.heals = true;
+        change.heals = !change.new.is_empty();
         for (range, on) in switches {
             (change.adds, change.removes) = (change.adds || *on, change.removes || !*on);
             let mut windows = core::mem::take(&mut change.background);

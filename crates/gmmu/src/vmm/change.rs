@@ -34,6 +34,8 @@ pub(super) struct Change {
     pub(super) range: Range<u64>,
     /// Where it changes only parts of that: these, in order.
     pub(super) parts: List<Range<u64>>,
+    /// Where a part begins or ends within a piece of the records.
+    pub(super) borders: List<u64>,
     /// What was mapped there, in order, clipped to the parts.
     pub(super) old: List<(Range<u64>, Piece)>,
     /// What is mapped there afterwards, in order.
@@ -309,14 +311,13 @@ impl<F: Format> Vmm<F> {
 
     /// Enters a change into the records: all of it or nothing. Room was reserved.
     pub(super) fn book(&mut self, change: &Change) -> Result<(), PrepareError> {
-        let Change { range, parts, old, new, cuts, heals, .. } = change;
+        let Change { range, parts, borders, old, new, cuts, heals, .. } = change;
         for (cut, border) in cuts.iter().zip([range.start, range.end]) {
             if *cut {
                 let _ = self.va.split(border, |piece, bytes| piece.skip(bytes));
             }
         }
-        for border in parts.iter().flat_map(|part| [part.start, part.end]) {
-            // Where the border lies between pieces, nothing is to be cut.
+        for &border in borders.iter() {
             let _ = self.va.split(border, |piece, bytes| piece.skip(bytes));
         }
         for (piece, _) in old.iter() {
