@@ -63,6 +63,10 @@ pub enum Command {
     Selftest(cmd::selftest::Args),
     /// Measure the library's parts, beside others
     Bench(cmd::bench::Args),
+    /// List the NVIDIA cards of this machine
+    List(cmd::list::Args),
+    /// Say which ways of access to a card work, and what stands in the others
+    Doctor(cmd::doctor::Args),
 }
 
 impl Command {
@@ -83,6 +87,8 @@ impl Command {
             Self::Encode(args) => cmd::encode::run(args, console),
             Self::Selftest(args) => cmd::selftest::run(args, console),
             Self::Bench(args) => cmd::bench::run(args, console),
+            Self::List(args) => cmd::list::run(args, console),
+            Self::Doctor(args) => cmd::doctor::run(args, console),
         }
     }
 }

@@ -3,9 +3,11 @@
 pub mod bench;
 pub mod capture;
 pub mod decode;
+pub mod doctor;
 pub mod dump;
 pub mod encode;
 pub mod fault;
+pub mod list;
 pub mod map;
 pub mod run;
 pub mod selftest;
