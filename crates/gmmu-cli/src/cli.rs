@@ -67,6 +67,10 @@ pub enum Command {
     List(cmd::list::Args),
     /// Say which ways of access to a card work, and what stands in the others
     Doctor(cmd::doctor::Args),
+    /// Write completions for a shell
+    Completions(cmd::completions::Args),
+    /// Write manual pages
+    Man(cmd::man::Args),
 }
 
 impl Command {
@@ -89,6 +93,8 @@ impl Command {
             Self::Bench(args) => cmd::bench::run(args, console),
             Self::List(args) => cmd::list::run(args, console),
             Self::Doctor(args) => cmd::doctor::run(args, console),
+            Self::Completions(args) => cmd::completions::run(args, console),
+            Self::Man(args) => cmd::man::run(args, console),
         }
     }
 }
