@@ -65,6 +65,9 @@ fn jobs_stay_near_the_plain_stores() {
         gated.extend([
             "map 1G of 4K, fresh tables",
             "map 1G of 4K, tables there",
+            "map 1G of late 4K, fresh tables",
+            "map 1G of late 4K, fresh tables: execute alone",
+            "unmap 1G of 4K, tables dropped",
             "unmap 1G of 4K, tables dropped: execute alone",
         ]);
     }

@@ -152,15 +152,16 @@ impl Gpu {
         if let Some(value) = self.bars.read(self.chip.layout, offset) {
             return value;
         }
+        if let Some(value) = self.carveouts.read(self.chip, offset) {
+            return value;
+        }
         match offset {
             regs::BOOT_0 => self.chip.boot_0(),
             regs::BOOT_42 => self.chip.boot_42(),
             regs::LOCAL_MEMORY_RANGE if self.chip.fb_size == FbSize::LocalMemoryRange => self.fb_size,
             regs::USABLE_FB_SIZE_IN_MB if self.chip.fb_size == FbSize::UsableMb => self.fb_size,
             regs::GFW_BOOT => 0xff,
-            regs::GFW_BOOT_PLM | regs::MMU_LOCK_PLM => 0xff,
-            regs::WPR2_LO => 0x0fff_ffff,
-            regs::MMU_LOCK_LO => 0xffff_fff0,
+            regs::GFW_BOOT_PLM => 0xff,
             regs::UFLUSH_FB_FLUSH | regs::XAL_FB_FLUSH | regs::XAL_FB_FLUSH_STATUS => {
                 self.flush.read(self.chip.layout, offset)
             }

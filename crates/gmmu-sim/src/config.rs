@@ -1,6 +1,7 @@
 //! What a GPU is made from.
 
 use crate::chip;
+use std::ops::Range;
 
 /// How wide one access of the bus can be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,6 +35,19 @@ pub struct Config {
     pub bind_polls: u32,
     /// Size of the BAR1 aperture in bytes.
     pub bar1_bytes: u64,
+    /// What the card keeps of its memory for itself.
+    pub carveouts: Carveouts,
+}
+
+/// What the registers say of memory that is not the driver's. The model's memory is all alike: nothing is protected.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Carveouts {
+    /// The write-protected region of the firmware, 4 KiB aligned.
+    pub wpr2: Option<Range<u64>>,
+    /// Where the workspace of the display's VGA emulation begins, 64 KiB aligned. Told up to Ada.
+    pub vga: Option<u64>,
+    /// The region that the MMU has locked, 4 KiB aligned.
+    pub mmu_lock: Option<Range<u64>>,
 }
 
 impl Default for Config {
@@ -50,6 +64,7 @@ impl Default for Config {
             invalidate_polls: 2,
             bind_polls: 1,
             bar1_bytes: 64 * chip::GIB,
+            carveouts: Carveouts::default(),
         }
     }
 }

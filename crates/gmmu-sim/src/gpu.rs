@@ -3,7 +3,7 @@
 use crate::bars::Bars;
 use crate::bus::Flush;
 use crate::chip::{self, ChipModel};
-use crate::config::{Bus, Config, ConfigError};
+use crate::config::{Bus, Carveouts, Config, ConfigError};
 use crate::counts::Counts;
 use crate::fault::Buffer;
 use crate::format::Decoder;
@@ -38,6 +38,7 @@ pub struct Gpu {
     pub(crate) invalidate_polls: u32,
     pub(crate) bind_polls: u32,
     pub(crate) bar1_bytes: u64,
+    pub(crate) carveouts: Carveouts,
     pub(crate) buffers: [Buffer; 2],
     pub(crate) last_fault: [u32; 8],
     pub(crate) mishaps: Mishaps,
@@ -72,6 +73,7 @@ impl Gpu {
             bind_polls: config.bind_polls,
             seed: config.seed,
             bar1_bytes: config.bar1_bytes,
+            carveouts: config.carveouts.clone(),
             buffers: [Buffer::default(); 2],
             last_fault: [0; 8],
             mishaps: Mishaps::default(),

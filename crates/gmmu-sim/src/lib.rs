@@ -37,6 +37,7 @@ mod rng;
 
 // What the bus reaches: BAR0 and what lies behind it.
 mod bus;
+mod carveouts;
 mod mishap;
 mod pramin;
 mod regs;
@@ -55,6 +56,7 @@ mod access;
 mod client;
 mod tlb;
 
+mod bar1;
 mod bars;
 mod fault;
 mod invalidate;
@@ -70,7 +72,7 @@ mod syspool;
 mod watch;
 
 pub use chip::{ChipModel, MmuVersion};
-pub use config::{Bus, Config, ConfigError};
+pub use config::{Bus, Carveouts, Config, ConfigError};
 pub use counts::Counts;
 pub use cpu::{CpuMemory, CpuPath};
 pub use fault::{AccessKind, Client, Fault, FaultType};

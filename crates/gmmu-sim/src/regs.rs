@@ -41,12 +41,22 @@ pub(crate) const USABLE_FB_SIZE_IN_MB: u32 = 0x11_83a4;
 pub(crate) const GFW_BOOT_PLM: u32 = 0x11_8128;
 /// Progress of the boot firmware, 0xff when it is done.
 pub(crate) const GFW_BOOT: u32 = 0x11_8234;
-/// `NV_PFB_PRI_MMU_WPR2_ADDR_LO`, after reset: above the high end, so there is no region.
+/// `NV_PFB_PRI_MMU_WPR2_ADDR_LO`, in bits 31:4 the first protected byte in 4 KiB.
 pub(crate) const WPR2_LO: u32 = 0x1f_a824;
+/// The first byte behind, likewise; 0 while there is no region.
+pub(crate) const WPR2_HI: u32 = 0x1f_a828;
+/// Where the big Blackwells have the two.
+pub(crate) const HUB_WPR2_LO: u32 = 0x88_a824;
+/// See above.
+pub(crate) const HUB_WPR2_HI: u32 = 0x88_a828;
 /// Who may read the MMU's locked region; bit 0: the CPU.
 pub(crate) const MMU_LOCK_PLM: u32 = 0x1f_a7c8;
-/// Low end of the MMU's locked region, after reset above the high end.
+/// The MMU's locked region, in bits 31:4 its first 4 KiB page; after reset above the last one.
 pub(crate) const MMU_LOCK_LO: u32 = 0x1f_a82c;
+/// Its last page, likewise.
+pub(crate) const MMU_LOCK_HI: u32 = 0x1f_a830;
+/// `NV_PDISP_VGA_WORKSPACE_BASE`, up to Ada: STATUS_VALID 3, ADDR 31:8 in 64 KiB.
+pub(crate) const VGA_WORKSPACE_BASE: u32 = 0x62_5f04;
 
 /// `NV_VIRTUAL_FUNCTION_PRIV_BAR1_BLOCK`, Turing to Ada.
 pub(crate) const BAR1_BLOCK: u32 = 0xb8_0f40;

@@ -6,7 +6,7 @@ mod common;
 use common::*;
 use gmmu::addr::{SysAddr, TableAddr};
 use gmmu::device::{Bar0, Clock, DeviceError, Run, TableRead, Width};
-use gmmu_sim::{AccessKind, Bus, Client, Config, Counts, FaultType, Gpu};
+use gmmu_sim::{AccessKind, Bus, Carveouts, Client, Config, Counts, FaultType, Gpu};
 
 fn gpu(chip: &str) -> Gpu {
     Gpu::new(&Config::chip(chip)).expect("a chip")
@@ -42,11 +42,33 @@ fn every_chip_is_there() {
 }
 
 #[test]
+fn what_the_card_keeps_of_its_memory() {
+    let carveouts = Carveouts {
+        wpr2: Some(0x1_2345_6000..0x1_3000_0000),
+        vga: Some(0x1_fff8_0000),
+        mmu_lock: Some(0x4000_0000..0x4000_2000),
+    };
+    for (chip, wpr2, vga) in [("tu102", 0x1f_a824, true), ("gh100", 0x1f_a824, false), ("gb100", 0x88_a824, false)] {
+        let config = Config { vram: 8 << 30, carveouts: carveouts.clone(), ..Config::chip(chip) };
+        let mut gpu = Gpu::new(&config).expect("a chip");
+        assert_eq!((read(&mut gpu, wpr2), read(&mut gpu, wpr2 + 4)), (0x123_4560, 0x130_0000));
+        let other = 0x1f_a824 + 0x88_a824 - wpr2;
+        assert_eq!((read(&mut gpu, other), read(&mut gpu, other + 4)), (0, 0));
+        // The locked region is named by its first and its last page.
+        assert_eq!((read(&mut gpu, 0x1f_a82c), read(&mut gpu, 0x1f_a830)), (0x40_0000, 0x40_0010));
+        assert_eq!(read(&mut gpu, 0x1f_a7c8) & 1, 1);
+        assert_eq!(read(&mut gpu, 0x62_5f04), if vga { 0x1_fff8 << 8 | 8 } else { 0 });
+        write(&mut gpu, wpr2, 0);
+        assert_eq!(read(&mut gpu, wpr2), 0x123_4560, "the CPU cannot write it");
+    }
+}
+
+#[test]
 fn the_window_moves_on_both_registers() {
     for (chip, register) in [("ad102", 0x1700), ("gh100", 0x10_fd40)] {
         let mut gpu = gpu(chip);
         let other = 0x1700 + 0x10_fd40 - register;
-        gpu.load_vram(0x12_3456_0000, &[1, 2, 3, 4, 5, 6, 7, 8]);
+        gpu.load_vram(0x123_4560000, &[1, 2, 3, 4, 5, 6, 7, 8]);
         write(&mut gpu, other, 0x12_3456);
         assert_eq!(gpu.counts().window_moves, 0);
         assert_eq!(read(&mut gpu, 0x70_0000), 0);
@@ -59,7 +81,7 @@ fn the_window_moves_on_both_registers() {
         assert_eq!(gpu.read(0x70_0003, Width::W8), Ok(4));
         gpu.write(0x70_0002, Width::W16, 0xffff_aabb).expect("in the window");
         gpu.write(0x70_0007, Width::W8, 0xcc).expect("in the window");
-        assert_eq!(gpu.peek_word(TableAddr::vram(0x12_3456_0000)), 0xcc07_0605_aabb_0201);
+        assert_eq!(gpu.peek_word(TableAddr::vram(0x123_4560000)), 0xcc07_0605_aabb_0201);
     }
 }
 

@@ -79,6 +79,33 @@ pub enum FbSizeRegister {
     UsableFbSize,
 }
 
+/// Where the ends of WPR2 stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wpr2Registers {
+    /// `NV_PFB_PRI_MMU_WPR2_ADDR_LO` and `_HI` at 0x1FA824.
+    Pfb,
+    /// At the hub MMU's base, 0x88A824: the big Blackwells.
+    HubMmu,
+}
+
+/// What is known of the memory that the display's VGA emulation keeps, at the end of video memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VgaWorkspace {
+    /// `NV_PDISP_VGA_WORKSPACE_BASE` says where it begins.
+    Register,
+    /// It is the last 128 KiB.
+    Last128K,
+}
+
+/// How BAR1 and BAR2 are bound to their instance blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockRegisters {
+    /// One word per BAR and a common status, up to Ada.
+    Word,
+    /// Two words per BAR with the status in the low one, from Hopper on.
+    LowHigh,
+}
+
 /// What the library knows of one chip.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chip {
@@ -96,6 +123,17 @@ pub struct Chip {
     pub window: Option<WindowRegister>,
     /// The register that tells the size of video memory.
     pub fb_size: FbSizeRegister,
+    /// The registers of the firmware's protected region.
+    pub wpr2: Wpr2Registers,
+    /// Where the memory of the VGA emulation is.
+    pub vga: VgaWorkspace,
+    /// Whether the MMU can lock a region (`NV_PFB_PRI_MMU_LOCK_ADDR_LO`), from GA100 on.
+    pub has_mmu_lock: bool,
+    /// The registers that bind the BARs.
+    pub bar_blocks: BlockRegisters,
+    /// Whether an instance block ends its address space with `NV_RAMIN_ADR_LIMIT`: Turing. Later chips keep other things
+    /// there.
+    pub instance_has_limit: bool,
     /// Width of a system memory address.
     pub sys_bits: u32,
     /// Whether a 512M leaf must be preceded by a table of invalid entries (NVIDIA bug 2720120).
@@ -110,21 +148,35 @@ const TURING: Chip = Chip {
     page_sizes: PageSizes::UP_TO_2M,
     window: Some(WindowRegister::Pbus),
     fb_size: FbSizeRegister::LocalMemoryRange,
+    wpr2: Wpr2Registers::Pfb,
+    vga: VgaWorkspace::Register,
+    has_mmu_lock: false,
+    bar_blocks: BlockRegisters::Word,
+    instance_has_limit: true,
     sys_bits: 47,
     leaf_512m_needs_tables_first: false,
 };
-const AMPERE: Chip =
-    Chip { architecture: 0x17, page_sizes: PageSizes::UP_TO_512M, fb_size: FbSizeRegister::UsableFbSize, ..TURING };
+const AMPERE: Chip = Chip {
+    architecture: 0x17,
+    page_sizes: PageSizes::UP_TO_512M,
+    fb_size: FbSizeRegister::UsableFbSize,
+    has_mmu_lock: true,
+    instance_has_limit: false,
+    ..TURING
+};
 const ADA: Chip = Chip { architecture: 0x19, ..AMPERE };
 const HOPPER: Chip = Chip {
     architecture: 0x18,
     mmu: MmuVersion::V3,
     window: Some(WindowRegister::Xal { base_bits: 22 }),
+    vga: VgaWorkspace::Last128K,
+    bar_blocks: BlockRegisters::LowHigh,
     sys_bits: 52,
     ..AMPERE
 };
 const BLACKWELL: Chip = Chip { architecture: 0x1b, window: Some(WindowRegister::Xal { base_bits: 23 }), ..HOPPER };
-const BLACKWELL_BIG: Chip = Chip { architecture: 0x1a, page_sizes: PageSizes::UP_TO_256G, ..BLACKWELL };
+const BLACKWELL_BIG: Chip =
+    Chip { architecture: 0x1a, page_sizes: PageSizes::UP_TO_256G, wpr2: Wpr2Registers::HubMmu, ..BLACKWELL };
 /// NVIDIA's resource manager grants integrated Blackwells 512M pages, its UVM driver does not; the smaller set is safe.
 const BLACKWELL_INTEGRATED: Chip = Chip { page_sizes: PageSizes::UP_TO_2M, window: None, ..BLACKWELL };
 

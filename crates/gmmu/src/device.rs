@@ -7,9 +7,10 @@
 //! [`Bar0`] is a register file. [`TableRead`] and [`TableMemory`] are the memory that page tables live in, however it
 //! is reached: the PRAMIN window over `Bar0` (`mmio::Mmio` makes one out of the other), a mapped BAR,
 //! or plain memory in a test. [`Invalidator`] makes the GPU forget translations. [`TablePool`] hands out the memory
-//! for new tables.
+//! for new tables. [`Bar1Aperture`] is the other BAR, through which the CPU reaches what the GPU's MMU maps.
 
 use crate::addr::{Pfn, TableAddr};
+pub use crate::aperture::Bar1Aperture;
 
 /// Why the device, or the memory of its tables, did not do what was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,6 +39,16 @@ pub enum DeviceError {
         offset: u32,
         /// Width of the access in bytes.
         bytes: u32,
+    },
+    /// An offset outside the BAR1 aperture, or not aligned to the access.
+    #[error("{bytes}-byte access at BAR1 offset {offset:#x} is outside the aperture, which ends at {end:#x}, or not aligned")]
+    BadBar1Offset {
+        /// Byte offset in BAR1.
+        offset: u64,
+        /// Width of the access in bytes.
+        bytes: u32,
+        /// Bytes of the aperture.
+        end: u64,
     },
     /// A table address that this memory does not have.
     #[error("{bytes} bytes at {at} are outside the memory that can be reached, which ends at {end:#x}")]
@@ -526,6 +537,13 @@ pub trait TablePool {
 
     /// Gives back what [`take`](Self::take) returned, after the GPU can no longer reach it.
     fn give(&mut self, at: TableAddr, bytes: u64);
+
+    /// Gives back `count` neighbours of `bytes` each, which were taken one by one. A pool that can do so at once says how.
+    fn give_run(&mut self, at: TableAddr, bytes: u64, count: u64) {
+        for n in 0..count {
+            self.give(at.with_raw(at.raw().wrapping_add(n.wrapping_mul(bytes))), bytes);
+        }
+    }
 }
 
 impl<T: Bar0 + ?Sized> Bar0 for &mut T {

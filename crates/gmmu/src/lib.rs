@@ -10,16 +10,24 @@
 //! * How it is reached: the seams ([`device`]), the PRAMIN window ([`pramin`]), invalidates ([`tlb`]), the size of memory
 //!   ([`fb`]), and all of it over one BAR0 ([`mmio`], with [`selftest`] to try it).
 //! * How it is read: [`walk`].
-//! * How it is changed: who owns memory (`vram`) and addresses (`va`), and address spaces with their jobs ([`vmm`]).
+//! * How it is changed: who owns memory (`vram`) and addresses (`va`), and address spaces with their jobs ([`vmm`]);
+//!   through one of them the CPU reaches memory (`bar1`).
+//! * Who uses it: instance blocks of channels and BARs ([`instance`]), and the parts of one GPU put together (`mm`).
 #![no_std]
 #![forbid(unsafe_code)]
 
 pub mod addr;
+mod aperture;
+#[cfg(feature = "alloc")]
+pub mod bar1;
 pub mod bits;
 pub mod chip;
 pub mod device;
 pub mod fb;
 pub mod format;
+pub mod instance;
+#[cfg(feature = "alloc")]
+pub mod mm;
 pub mod mmio;
 pub mod pramin;
 pub mod regs;

@@ -151,7 +151,8 @@ fn command_word(what: &Invalidate) -> u32 {
     low_half(word)
 }
 
-const fn low_half(word: u64) -> u32 {
+/// The low 32 bits, for registers.
+pub(crate) const fn low_half(word: u64) -> u32 {
     let [a, b, c, d, ..] = word.to_le_bytes();
     u32::from_le_bytes([a, b, c, d])
 }

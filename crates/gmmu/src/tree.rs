@@ -222,6 +222,46 @@ impl<F: Format> Tree<F> {
         true
     }
 
+    /// Takes the leaf tables off up to `most` dual entries from `first` on, as long as each has one of this half alone, and
+    /// that is `full`. Tells each, and returns how many there were.
+    pub(crate) fn drop_tables(
+        &mut self,
+        first: Place,
+        half: Half,
+        most: usize,
+        full: u16,
+        mut dropped: impl FnMut(Place, u32),
+    ) -> usize {
+        let Self { directories, tables, .. } = self;
+        let Some(directory) = directories.get_mut(first.directory) else { return 0 };
+        let duals = directory.children.get_mut(usize::from(first.slot)..).unwrap_or_default().chunks_exact_mut(2);
+        let mut count = 0;
+        for (dual, slot) in duals.take(most).zip((first.slot..).step_by(2)) {
+            let [big, small] = dual else { break };
+            let (table, other, slot) = if half == Half::Big { (big, small, slot) } else { (small, big, slot + 1) };
+            let Child::Table(number) = table.child() else { break };
+            if *other != Packed::EMPTY || tables.get(number).is_none_or(|table| table.used != full) {
+                break;
+            }
+            *table = Packed::EMPTY;
+            dropped(Place { slot, ..first }, number);
+            count += 1;
+        }
+        directory.used -= u16::try_from(count).unwrap_or(0);
+        count
+    }
+
+    /// The leaf table of this half under a dual entry that has no other; `Err` where there is anything else.
+    pub(crate) fn lone_table(&mut self, dual: Place, half: Half) -> Result<Option<(u32, &mut LeafTable)>, ()> {
+        let (big, small) = self.halves(dual);
+        let (table, other) = if half == Half::Big { (big, small) } else { (small, big) };
+        match (table, other) {
+            (Child::Empty, Child::Empty) => Ok(None),
+            (Child::Table(number), Child::Empty) => Ok(self.tables.get_mut(number).map(|table| (number, table))),
+            _ => Err(()),
+        }
+    }
+
     /// Where the word of a slot is: 8 bytes each, the halves of a dual entry side by side.
     pub(crate) fn word_at(&self, place: Place) -> Option<TableAddr> {
         self.directories.get(place.directory)?.at.checked_add(u64::from(place.slot) * 8)
@@ -261,6 +301,13 @@ impl<F: Format> Tree<F> {
         if let Some(directory) = self.directories.get_mut(n).filter(|directory| directory.made_by == made_by) {
             directory.linked = true;
         }
+    }
+
+    /// Forgets a leaf table and returns where it is and its size; `None` for anything else.
+    pub(crate) fn take_table(&mut self, child: Child, half: Half) -> Option<(TableAddr, u64)> {
+        let Child::Table(n) = child else { return None };
+        let table = self.tables.remove(n)?;
+        Some((table.at, half.level().table_bytes()))
     }
 
     /// Gives the memory of a leaf table, or of a directory and all below it, back to the pool. It hangs nowhere any

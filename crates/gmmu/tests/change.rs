@@ -118,3 +118,20 @@ fn a_live_entry_is_never_rewritten_in_both_halves() {
     }
     world.assert_clean();
 }
+
+/// A 4K page out of a gibibyte of 2M pages: new small pages for the one that is cut, and the transition.
+#[test]
+fn a_split_writes_544_entries_and_the_transition() {
+    let mut world = World::<V3>::new("gh100");
+    world.map(VA, DATA, GIB, Some(PageSize::Size2M));
+    world.gpu().reset_counts();
+    let hole = VA + 300 * MIB + 5 * 4096;
+    let job = world.prepare_unmap(Span::new(hole..hole + 4096).quiesced()).unwrap();
+    world.finish(job);
+    let counts = world.gpu().counts();
+    // 32 entries of 64K and 512 of 4K; the dual entry cleared, both of its halves linked; two invalidates of three
+    // registers each.
+    assert_eq!(counts.writes - counts.window_moves, 544 + 2 + 2 + 2 * 3);
+    assert_eq!(counts.invalidates, 2);
+    world.assert_clean();
+}

@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, clippy::allow_attributes, reason = "tests")]
 
 use gmmu::device::{Bar0, Clock, DeviceError, Run, Width};
-use gmmu::selftest::{run, Check, SelftestError, Sight, Tally};
+use gmmu::selftest::pramin::run;
+use gmmu::selftest::{Check, SelftestError, Sight, Tally};
 use gmmu_sim::{Bus, Config, Gpu};
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -14,7 +15,7 @@ const MOVE: u32 = 0x10_fd40;
 
 fn checks<B: Bar0 + Clock>(bar0: B, memory: Range<u64>) -> (Vec<Check>, Tally) {
     let mut checks = Vec::new();
-    let tally = run(bar0, memory, |check| checks.push(*check)).unwrap();
+    let tally = run(bar0, memory, |check| checks.push(check.clone())).unwrap();
     (checks, tally)
 }
 

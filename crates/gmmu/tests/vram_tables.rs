@@ -141,3 +141,27 @@ fn tables_are_allocations_of_one_chunk() {
     let two = Extent::new(VramAddr::new(table.raw()), 8192);
     assert!(vram.free(two, State::Dirty).is_err());
 }
+
+/// Neighbours that were taken one by one go back at once; one that was not is refused, and those beside it go.
+#[test]
+fn runs_of_tables_go_back_together() {
+    let mut vram = memory(4 << 20);
+    let mut pages = TablePages::for_vram(&vram).expect("it holds");
+    let free = vram.stats().free;
+    let mut pool = pages.pool(&mut vram);
+    let tables: Vec<_> = (0..200).map(|_| pool.take(4096, None).expect("it holds")).collect();
+    assert!(tables.windows(2).all(|pair| pair[1].raw() == pair[0].raw() + 4096));
+    pool.give_run(tables[10], 4096, 180);
+    assert_eq!((pages.table_bytes(), pages.refused()), (20 * 4096, 0));
+    assert_eq!(vram.stats().free, free - 20 * 4096);
+    vram.check().expect("it holds");
+    // The run reaches over what is free already.
+    pages.pool(&mut vram).give_run(tables[0], 4096, 12);
+    assert_eq!((pages.table_bytes(), pages.refused()), (10 * 4096, 2));
+    vram.check().expect("it holds");
+    let extent = Extent::new(VramAddr::new(tables[190].raw()), 10 * 4096);
+    assert!(vram.free_chunks(Extent::new(extent.start(), 11 * 4096), State::Dirty).is_err());
+    vram.free_chunks(extent, State::Dirty).expect("it holds");
+    assert_eq!(vram.stats().free, free);
+    vram.check().expect("it holds");
+}

@@ -8,7 +8,7 @@ use super::piece::{smallest_page, Backed, Piece, Pieces, Sizes};
 use super::prepare::Plan;
 use super::request::{check, check_range, Live, MapRequest, Place, PrepareError};
 use super::space::Vmm;
-use crate::addr::PageSize;
+use crate::addr::{PageSize, PAGE_BYTES};
 use crate::device::{TableMemory, TablePool};
 use crate::format::Format;
 use crate::storage::List;
@@ -181,6 +181,9 @@ impl<F: Format> Vmm<F> {
         live: Live,
     ) -> Result<Plan<'a, F, P>, PrepareError> {
         self.open(pool)?;
+        if operations.is_empty() {
+            return Err(PrepareError::Empty);
+        }
         let mut overlay = Overlay::default();
         let mut switches = List::new();
         for operation in operations {
@@ -195,6 +198,41 @@ impl<F: Format> Vmm<F> {
     }
 
     /// Prepares an ordered list of operations: [`plan_bind`](Self::plan_bind) and [`Plan::init`] in one.
+    ///
+    /// ```
+    /// # use gmmu::addr::{PageSize, Pfn, PhysAddr, VramAddr};
+    /// # use gmmu::format::{Flags, V3};
+    /// # use gmmu::mmio::Mmio;
+    /// # use gmmu::vmm::{Bind, Extent, Live, MapRequest, PrepareError, Protection, Span, SpaceConfig, Use, Vmm};
+    /// # use gmmu::vram::{TablePages, Vram};
+    /// # use gmmu::walk::Outcome;
+    /// # use gmmu_sim::{Config, Gpu};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let mut card = Mmio::probe(Gpu::new(&Config::chip("gh100"))?)?;
+    /// # let mut vram = Vram::new(&[VramAddr::new(1 << 20)..VramAddr::new(1 << 30)])?;
+    /// # let mut pages = TablePages::for_vram(&vram)?;
+    /// # let mut pool = pages.pool(&mut vram);
+    /// # let config = SpaceConfig::new(card.chip(), card.vram_bytes(), Use::Channel);
+    /// # let mut space = Vmm::<V3>::create(config, &mut card, &mut pool)?;
+    /// let first = [Extent { to: PhysAddr::vram(8 << 30), bytes: 2 << 20 }];
+    /// let second = [Extent { to: PhysAddr::vram(9 << 30), bytes: 64 << 10 }];
+    /// let operations = [
+    ///     Bind::Sparse(0x4000_0000..0x6000_0000),
+    ///     Bind::Map(MapRequest::extents(&first).at(0x4000_0000).page(PageSize::Size64K).object(1, 0)),
+    ///     // In the middle of what was just mapped.
+    ///     Bind::Map(MapRequest::extents(&second).at(0x4001_0000).object(2, 0)),
+    ///     Bind::Unmap(0x4003_0000..0x4004_0000),
+    /// ];
+    /// let job = space.prepare_bind(&mut card, &mut pool, &operations, Live::MustNotFault)?;
+    /// assert_eq!(job.rounds(), 1);
+    /// let receipt = job.execute(&mut card).map_err(|failed| failed.why)?;
+    /// space.commit(&mut pool, receipt).map_err(|(_, why)| why)?;
+    /// assert!(matches!(space.read_mapping(&mut card, 0x4001_0000)?.outcome,
+    ///     Outcome::Mapped { to, .. } if to == PhysAddr::vram(9 << 30)));
+    /// assert!(matches!(space.read_mapping(&mut card, 0x4003_0000)?.outcome, Outcome::Sparse));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`PrepareError`]; nothing was changed and nothing is held.
@@ -256,14 +294,27 @@ impl<F: Format> Vmm<F> {
         switches: &[(Range<u64>, bool)],
         live: Live,
     ) -> Result<Change, PrepareError> {
-        let first = overlay.parts.first().map_or(0, |part| part.range.start);
-        let mut change = self.new_change(first..first, live);
+        let mut change = self.new_change(0..0, live);
+        // Where nothing is mapped before or after, nothing changes, unless it becomes sparse or ceases to be.
         for part in overlay.parts.iter() {
-            change.range.end = part.range.end;
-            match change.parts.last_mut().filter(|last| last.end == part.range.start) {
-                Some(last) => last.end = part.range.end,
-                None => change.parts.push(part.range.clone())?,
+            if part.piece.is_some() {
+                insert_window(&mut change.parts, part.range.clone())?;
+                continue;
             }
+            for (whole, _) in self.va.overlapping(part.range.clone()) {
+                let gone = whole.start.max(part.range.start)..whole.end.min(part.range.end);
+                insert_window(&mut change.parts, gone)?;
+            }
+        }
+        for (range, _) in switches {
+            insert_window(&mut change.parts, range.clone())?;
+        }
+        if let (true, Some(first)) = (change.parts.is_empty(), overlay.parts.first()) {
+            // A job that comes to nothing still is somewhere.
+            change.parts.push(first.range.start..first.range.start + PAGE_BYTES)?;
+        }
+        if let (Some(first), Some(last)) = (change.parts.first(), change.parts.last()) {
+            change.range = first.start..last.end;
         }
         for index in 0..change.parts.len() {
             let Some(part) = change.parts.get(index).cloned() else { break };
@@ -318,7 +369,8 @@ impl<F: Format> Vmm<F> {
             while change.old.get(*old_at).is_some_and(|(old, _)| old.end <= va) {
                 *old_at += 1;
             }
-            let Some((old, was)) = change.old.get(*old_at).filter(|(old, _)| old.start < part.range.end).cloned() else {
+            let Some((old, was)) = change.old.get(*old_at).filter(|(old, _)| old.start < part.range.end).cloned()
+            else {
                 break;
             };
             let both = va.max(old.start)..part.range.end.min(old.end);
@@ -328,12 +380,17 @@ impl<F: Format> Vmm<F> {
             let same = (was.to, was.kind, was.flags) == (here.to, here.kind, here.flags);
             // Frames are the same only where they are the same object's.
             let known = part.recorded || matches!(was.to, Backed::Memory(_));
-            let known = known || here.object != 0 && (was.object, was.mapping) == (here.object, here.mapping);
+            let known = known || !change.other_frames(&was, &here);
             // No page may be kept in part, and none written in part.
             let whole = [both.start, both.end].into_iter().all(|border| {
                 let inner = aligned(border, here.page) || border == part.range.end;
                 aligned(border, was.page) && inner
             });
+            if same && known && !whole && change.live == Live::MustNotFault {
+                let page = was.page.max(here.page).bytes();
+                let start = both.start & !(page - 1);
+                return Err(PrepareError::WouldFault { entry: start..start + page });
+            }
             if same && known && whole {
                 if rest < both.start {
                     self.target(change, rest..both.start, piece.skip(rest - start))?;

@@ -47,6 +47,9 @@ pub(super) struct Change {
     pub(super) removes: bool,
     /// Whether the records of pages stay as they are.
     pub(super) pages_stay: bool,
+    /// Whether this is a look for empty tables, or all tables anew.
+    pub(super) reclaims: bool,
+    pub(super) restores: bool,
     /// Whether pieces of the records reach over the range's borders.
     pub(super) cuts: [bool; 2],
     /// Whether new pieces may go on from their neighbours.
@@ -76,6 +79,13 @@ impl Change {
         }
         let at = self.parts.partition_point(|part| part.end <= range.start);
         self.parts.get(at).is_some_and(|part| part.start <= range.start && range.end <= part.end)
+    }
+
+    /// Whether `new`, which takes the place of `old`, may have frames that those of `old` are not. What is protected keeps
+    /// its frames; frames that are bound are the same only where they are the same object's.
+    pub(super) fn other_frames(&self, old: &Piece, new: &Piece) -> bool {
+        let bound = !self.parts.is_empty() && matches!(new.to, Backed::Frames { .. });
+        bound && !(new.object != 0 && (old.object, old.mapping) == (new.object, new.mapping))
     }
 
     /// The parts of `span` that the change covers.

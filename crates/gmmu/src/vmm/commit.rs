@@ -112,6 +112,7 @@ impl<F: Format> Vmm<F> {
                 let _ = self.sparse.add(part);
             }
         }
+        self.lost |= before.restores;
         held.journal.take_back(&mut self.tree, &self.va, pool);
         self.prune(pool, &held.linked);
         for &table in held.spare.iter() {

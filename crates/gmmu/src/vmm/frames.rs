@@ -73,13 +73,15 @@ impl Want {
 
     fn check(&self, frames: &[Pfn]) -> Result<(), FramesError> {
         let per_page = self.page.bytes() / PAGE_BYTES;
-        // One test for all of them, which the usual list passes: the largest frame, and all low bits together.
-        let (mut most, mut low) = (0, 0);
-        for frame in frames {
-            most = frame.raw().max(most);
-            low |= frame.raw();
+        // One test for all of them, which the usual list passes and compilers make wide: no low bit is set, and neither
+        // is the sign of any frame or of what is left above it.
+        let most = self.end.checked_sub(per_page);
+        let (mut low, mut sign) = (0, 0);
+        for frame in frames.iter().map(|frame| frame.raw()) {
+            low |= frame;
+            sign |= frame | most.unwrap_or(0).wrapping_sub(frame);
         }
-        if low & (per_page - 1) == 0 && most.checked_add(per_page).is_some_and(|last| last <= self.end) {
+        if low & (per_page - 1) == 0 && sign >> 63 == 0 && most.is_some_and(|most| most >> 63 == 0) {
             return Ok(());
         }
         let first = usize::try_from(self.first).unwrap_or(usize::MAX);

@@ -16,16 +16,18 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
     /// Clears the live entries that are rewritten in place and differ in both halves.
     pub(super) fn clear_torn(&mut self) -> Result<(), PrepareError> {
         let change = self.set.change;
-        for target in change.new.iter() {
-            for (range, piece) in change.old.iter() {
+        for target in change.new.iter().filter(|target| !target.kept) {
+            let first = change.old.partition_point(|(range, _)| range.end <= target.range.start);
+            let old = change.old.get(first..).unwrap_or_default().iter();
+            for (range, piece) in old.take_while(|(range, _)| range.start < target.range.end) {
                 let both = range.start.max(target.range.start)..range.end.min(target.range.end);
-                if both.start >= both.end || piece.page != target.piece.page {
+                if piece.page != target.piece.page {
                     continue;
                 }
                 let old = piece.skip(both.start - range.start);
                 let new = target.piece.skip(both.start - target.range.start);
                 let torn = word::<F>(&old)? ^ word::<F>(&new)?;
-                let elsewhere = old.to != new.to;
+                let elsewhere = old.to != new.to || change.other_frames(&old, &new);
                 if elsewhere || (torn >> 32 != 0 && torn & u64::from(u32::MAX) != 0) {
                     if change.live == Live::MustNotFault {
                         return Err(PrepareError::WouldFault { entry: both });

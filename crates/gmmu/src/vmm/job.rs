@@ -74,6 +74,9 @@ pub enum ExecuteError {
     /// A job that this one builds on was dropped. Cancel this one.
     #[error("a job that this one builds on was abandoned or lost: cancel this one and prepare it anew")]
     PredecessorLost,
+    /// The space was restored since the job was prepared: prepare it anew.
+    #[error("the address space was restored since: prepare the job anew")]
+    Lost,
     /// The round was not written yet.
     #[error("there is nothing to flush: write the round first")]
     NotWritten,
@@ -283,6 +286,9 @@ impl Job {
 
     /// The invalidate of the current round; `None` where all rounds are done.
     pub(super) fn owed(&mut self) -> Result<Option<&mut Flush>, ExecuteError> {
+        if self.state() == State::Lost {
+            return Err(ExecuteError::Lost);
+        }
         let written = self.body.cursor.is_done();
         let round = self.body.round;
         match self.body.rounds.get_mut(round) {
@@ -338,6 +344,9 @@ impl Job {
         let round = self.body.round;
         let Body { rounds, cursor, frame_shift, after, token, .. } = &mut *self.body;
         let Some(OwnedRound { leaves, links, .. }) = rounds.get(round) else { return Ok(true) };
+        if token.progress.get() == State::Lost {
+            return Err(ExecuteError::Lost);
+        }
         if budget == 0 {
             return Ok(cursor.is_done());
         }

@@ -5,7 +5,7 @@
 //! and never as the value from before.
 
 use super::piece::Piece;
-use crate::addr::PageSize;
+use crate::addr::{PageSize, TableAddr};
 use crate::device::TablePool;
 use crate::format::{Format, BIG_TABLE};
 use crate::storage::{List, NoMemory};
@@ -48,6 +48,11 @@ impl Journal {
     pub(super) fn hang<F: Format>(&mut self, tree: &mut Tree<F>, place: Place, stride: u16, new: Child) {
         let old = tree.set(place, new);
         self.note_hung(place, stride, old, new);
+    }
+
+    /// Notes a step. Room was reserved.
+    pub(super) fn note(&mut self, step: Step) {
+        let _ = self.steps.push_within(step);
     }
 
     /// Notes that `new` hangs on `entries` slots where `old` did; both are plain.
@@ -103,10 +108,27 @@ impl Journal {
 
     /// Gives what was replaced to the pool: nothing can reach it any more.
     pub(super) fn free_replaced<F: Format, P: TablePool>(&self, tree: &mut Tree<F>, pool: &mut P) {
+        // Neighbours in memory go together: at, size, how many.
+        let mut run: Option<(TableAddr, u64, u64)> = None;
         for step in self.steps.iter() {
-            if let Step::Hung { place, old, .. } = *step {
+            let Step::Hung { place, old, .. } = *step else { continue };
+            let Some((at, bytes)) = tree.take_table(old, half_of(place)) else {
                 tree.free(old, half_of(place), pool);
+                continue;
+            };
+            match &mut run {
+                Some((first, size, count)) if *size == bytes && first.checked_add(bytes * *count) == Some(at) => {
+                    *count += 1
+                }
+                other => {
+                    if let Some((at, bytes, count)) = other.replace((at, bytes, 1)) {
+                        pool.give_run(at, bytes, count);
+                    }
+                }
             }
+        }
+        if let Some((at, bytes, count)) = run {
+            pool.give_run(at, bytes, count);
         }
     }
 }

@@ -2,13 +2,14 @@
 
 use super::change::Target;
 use super::execute::{Source, Write};
+use super::journal::Step;
 use super::plan::{one_word, small, Planner, DOMAIN_BYTES};
 use super::request::PrepareError;
 use super::rounds::push_write;
 use crate::addr::{PageSize, TableAddr};
 use crate::device::{Acknowledge, Depth, Run, TablePool};
 use crate::format::{Format, Link, Slot, SMALL_TABLE};
-use crate::tree::{dual_level, entry_slot, level, Child, Place, DIRECTORY_BYTES};
+use crate::tree::{dual_level, entry_slot, level, Child, Half, Place, DIRECTORY_BYTES};
 use crate::va::windows::Cover;
 use core::ops::Range;
 
@@ -92,31 +93,72 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
             return Ok(pages.start);
         }
         let full = u16::try_from(DOMAIN_BYTES >> page.shift()).unwrap_or(u16::MAX);
-        let half = u16::from(page == PageSize::Size4K);
-        let most = (pages.end - pages.start) / DOMAIN_BYTES;
-        self.held.journal.reserve(usize::try_from(most).unwrap_or(usize::MAX))?;
+        let half = if page == PageSize::Size4K { Half::Small } else { Half::Big };
+        let most = usize::try_from((pages.end - pages.start) / DOMAIN_BYTES).unwrap_or(usize::MAX);
         let first = Place { directory: number, slot: entry_slot::<F>(dual_level::<F>(), pages.start) };
-        let mut count = 0;
-        for slot in (first.slot..).step_by(2).take(usize::try_from(most).unwrap_or(usize::MAX)) {
-            let halves = self.tree.halves(Place { slot, ..first });
-            let ((Child::Empty, Child::Table(table)) | (Child::Table(table), Child::Empty)) = halves else { break };
-            let alone = self.tree.table(table).is_some_and(|table| table.used == full);
-            let there = matches!(halves.0, Child::Empty) == (half == 1);
-            if !alone || !there {
-                break;
-            }
-            self.held.journal.hang(self.tree, Place { slot: slot + half, ..first }, 1, Child::Empty);
-            count += 1;
-        }
-        let end = pages.start + count * DOMAIN_BYTES;
+        let journal = &mut self.held.journal;
+        journal.reserve(most)?;
+        let count = self.tree.drop_tables(first, half, most, full, |place, table| {
+            journal.note_run(place, 1, 1, Child::Table(table), Child::Empty);
+        });
+        let end = pages.start + count as u64 * DOMAIN_BYTES;
         if count > 0 {
             self.held.own(pages.start..end)?;
-            let at = self.tree.word_at(Place { slot: first.slot + half, ..first }).ok_or(PrepareError::Overflow)?;
-            let run = Run { first: 0, step: 0, count: small(count) };
+            let place = Place { slot: first.slot + u16::from(half == Half::Small), ..first };
+            let at = self.tree.word_at(place).ok_or(PrepareError::Overflow)?;
+            let run = Run { first: 0, step: 0, count: small(count as u64) };
             push_write(&mut self.main.links, Write { at, run, stride: 16, source: Source::Words })?;
             self.main.deepen(Depth::UpToPde0);
         }
         Ok(end)
+    }
+
+    /// Fills whole leaf tables at once: those over the domains from the start of `pages` on that `target` covers and where
+    /// nothing else is, nor was. Returns up to where.
+    pub(super) fn fill_tables(&mut self, number: u32, pages: Range<u64>, target: &Target) -> Result<u64, PrepareError> {
+        if pages.start % DOMAIN_BYTES != 0 || target.kept {
+            return Ok(pages.start);
+        }
+        let page = target.piece.page;
+        let (half, slot) = if page == PageSize::Size4K { (Half::Small, Slot::Small) } else { (Half::Big, Slot::Big) };
+        let full = u16::try_from(DOMAIN_BYTES >> page.shift()).unwrap_or(u16::MAX);
+        let open = if half == Half::Small { u32::MAX } else { 0 };
+        let mut dual = Place { directory: number, slot: entry_slot::<F>(dual_level::<F>(), pages.start) };
+        let (mut va, mut added) = (pages.start, None);
+        while va + DOMAIN_BYTES <= pages.end {
+            self.held.journal.reserve(1)?;
+            let at = match self.tree.lone_table(dual, half) {
+                Ok(Some((number, table))) if table.used == 0 && table.open == 0 => {
+                    let used = i16::try_from(full).unwrap_or(0);
+                    let step =
+                        Step::Counted { table: number, domain: va, used, chunks: open, shared: half == Half::Small };
+                    (table.used, table.open) = (full, open);
+                    let at = table.at;
+                    self.held.journal.note(step);
+                    at
+                }
+                Ok(None) => {
+                    let place = Place { slot: dual.slot + u16::from(half == Half::Small), ..dual };
+                    let bytes = half.level().table_bytes();
+                    let at = self.take(bytes)?;
+                    let made = self.tree.add_table(at, place, open, full);
+                    let table = self.keep(at, bytes, made)?;
+                    self.held.journal.note_run(place, 1, 1, Child::Empty, Child::Table(table));
+                    self.link(place, F::encode_link(slot, &Link::table(at))?, Depth::UpToPde0)?;
+                    added = Some(added.map_or(va, |first: u64| first));
+                    at
+                }
+                _ => break,
+            };
+            let end = va + DOMAIN_BYTES;
+            self.leaf_write(at, 8, &(va..end), target)?;
+            va = end;
+            dual.slot += 2;
+        }
+        if let Some(first) = added {
+            self.held.own(first..va)?;
+        }
+        Ok(va)
     }
 
     /// Lets `new`, a leaf or sparse, take one directory entry. Tables that hang there are dropped in a round before; on

@@ -37,13 +37,19 @@ mod pages;
 #[cfg(feature = "alloc")]
 mod piece;
 #[cfg(feature = "alloc")]
+mod place;
+#[cfg(feature = "alloc")]
 mod plan;
 #[cfg(feature = "alloc")]
 mod prepare;
 #[cfg(feature = "alloc")]
+mod reclaim;
+#[cfg(feature = "alloc")]
 mod record;
 #[cfg(feature = "alloc")]
 mod request;
+#[cfg(feature = "alloc")]
+mod restore;
 #[cfg(feature = "alloc")]
 mod rounds;
 #[cfg(feature = "alloc")]

@@ -24,7 +24,7 @@ pub enum MapError {
 }
 
 impl<F: Format> Vmm<F> {
-    /// Maps pages for good: prepare, execute, commit.
+    /// Maps pages for good: prepare, execute, commit. Where there is no memory for tables, empty ones are given back first.
     ///
     /// # Errors
     /// [`MapError`]. A job that was refused is cancelled; one that was begun stays in quarantine.
@@ -35,7 +35,13 @@ impl<F: Format> Vmm<F> {
         request: &MapRequest<'_>,
         frames: &[Pfn],
     ) -> Result<Mapping, MapError> {
-        let job = self.prepare_map(hardware, pool, request)?;
+        let job = match self.prepare_map(hardware, pool, request) {
+            Err(PrepareError::NoSpace(none)) if self.reclaim_pages(hardware, pool)? == 0 => {
+                return Err(PrepareError::NoSpace(none).into());
+            }
+            Err(PrepareError::NoSpace(_)) => self.prepare_map(hardware, pool, request)?,
+            prepared => prepared?,
+        };
         let receipt = match request.backing {
             Backing::Extents(_) => job.execute(hardware).map_err(|failed| (failed.job, failed.why.into())),
             Backing::Late { .. } => match job.with_frames(frames) {
@@ -59,6 +65,24 @@ impl<F: Format> Vmm<F> {
         let job = self.prepare_unmap(hardware, pool, span)?;
         let receipt = job.execute(hardware).map_err(|failed| (failed.job, failed.why.into()));
         self.conclude(pool, receipt)
+    }
+
+    /// Gives empty tables back for good: prepare, execute, commit. Returns how many bytes that were.
+    ///
+    /// # Errors
+    /// As [`map_pages`](Self::map_pages).
+    pub fn reclaim_pages<H: Hardware, P: TablePool>(
+        &mut self,
+        hardware: &mut H,
+        pool: &mut P,
+    ) -> Result<u64, MapError> {
+        let bytes = self.reclaimable();
+        if bytes > 0 {
+            let job = self.prepare_reclaim(hardware, pool)?;
+            let receipt = job.execute(hardware).map_err(|failed| (failed.job, failed.why.into()));
+            self.conclude(pool, receipt)?;
+        }
+        Ok(bytes)
     }
 
     fn conclude<P: TablePool>(

@@ -111,6 +111,8 @@ pub(super) struct Planner<'a, F: Format, P> {
     pub(super) held: &'a mut Holdings,
     /// Whether pages only go, and nothing is sparse: then whole tables and runs of leaves go at once.
     only_takes: bool,
+    /// Whether pages only come, and nothing is sparse: then whole tables are filled at once.
+    only_adds: bool,
     /// How far the change's lists are done.
     pub(super) old_at: usize,
     background_at: usize,
@@ -133,13 +135,32 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
         main.flush = Flush::new(what(if set.change.removes { Acknowledge::Globally } else { Acknowledge::None }));
         // What is only added need not be waited for.
         held.adds = set.change.adds;
-        let only_takes = set.sparse.is_empty() && set.change.background.is_empty() && set.change.new.is_empty();
-        Self { tree, pool, set, near, init, clear, main, held, only_takes, old_at: 0, background_at: 0, new_at: 0 }
+        let plain = set.sparse.is_empty() && set.change.background.is_empty();
+        let only_takes = plain && set.change.new.is_empty();
+        let only_adds = plain && set.change.old.is_empty();
+        Self {
+            tree,
+            pool,
+            set,
+            near,
+            init,
+            clear,
+            main,
+            held,
+            only_takes,
+            only_adds,
+            old_at: 0,
+            background_at: 0,
+            new_at: 0,
+        }
     }
 
     /// Plans the whole change.
     pub(super) fn plan(&mut self) -> Result<(), PrepareError> {
         let change = self.set.change;
+        if change.reclaims {
+            return self.reclaim(0, self.tree.root(), 0);
+        }
         if !self.set.whole_words && !change.old.is_empty() {
             self.clear_torn()?;
         }
@@ -205,6 +226,15 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
                 }
                 va = self.next_touched(stretch.end);
                 continue;
+            }
+            if self.only_adds && n == dual_level::<F>() {
+                if let Some(target) = self.target_at(va).filter(|target| target.piece.page <= PageSize::Size64K) {
+                    let filled = self.fill_tables(number, va..target.range.end.min(range.end), target)?;
+                    if filled > va {
+                        va = self.next_touched(filled);
+                        continue;
+                    }
+                }
             }
             if self.only_takes {
                 let gone = self.take_out(n, number, va..range.end)?;

@@ -1,19 +1,18 @@
 //! Preparing: from a request to a job that owns all it needs.
 
 use super::change::{Change, Target};
-use super::execute::{initialise, Write};
+use super::execute::{initialise, Source, Write};
 use super::job::{Body, Job, State};
-use super::piece::{smallest_page, Pieces};
+use super::piece::Pieces;
 use super::plan::{Planner, Setting};
 use super::record::{Before, Record};
-use super::request::{check, check_range, MapRequest, Place, PrepareError, Protection, Span};
+use super::request::{check, check_range, MapRequest, PrepareError, Protection, Span};
 use super::space::Vmm;
 use crate::addr::PAGE_BYTES;
-use crate::device::{Acknowledge, Depth, Invalidate, TableMemory, TablePool};
+use crate::device::{Acknowledge, Depth, Invalidate, Run, TableMemory, TablePool};
 use crate::format::Format;
 use crate::storage::{List, NoMemory, Owned};
 use crate::va::windows::Windows;
-use crate::va::{VaError, VaRequest};
 use core::ops::Range;
 
 /// A planned change whose new tables are not written yet. Dropping it takes the plan back.
@@ -36,6 +35,19 @@ impl<F: Format, P: TablePool> Plan<'_, F, P> {
         initialise(memory, &self.init)?;
         self.vmm.scraps.keep_init(core::mem::take(&mut self.init));
         self.job.take().ok_or(PrepareError::Empty)
+    }
+
+    /// Says that the space has tables again, those of the job.
+    pub(super) fn now_restored(&mut self) {
+        self.vmm.lost = false;
+    }
+
+    /// Writes `run` into the root before anything else.
+    pub(super) fn init_first(&mut self, run: Run) -> Result<(), PrepareError> {
+        self.init.reserve(1)?;
+        let write = Write { at: self.vmm.pdb, run, stride: 8, source: Source::Words };
+        let _ = self.init.insert_within(0, write);
+        Ok(())
     }
 }
 
@@ -180,6 +192,15 @@ impl<F: Format> Vmm<F> {
         self.plan_between(pool, change, None)
     }
 
+    /// Plans all tables anew: before, nothing was mapped or sparse.
+    pub(super) fn plan_restored<'a, P: TablePool>(
+        &'a mut self,
+        pool: &'a mut P,
+        change: Change,
+    ) -> Result<Plan<'a, F, P>, PrepareError> {
+        self.plan_between(pool, change, Some(Windows::new()))
+    }
+
     /// Enters a change into the records, plans what the tables need for it, and makes a job of that. All or nothing.
     /// The background is changed already; `sparse_before` is what it was.
     fn plan_between<'a, P: TablePool>(
@@ -194,7 +215,7 @@ impl<F: Format> Vmm<F> {
         let mut body = match self.book_and_take(&change, sparse_before.as_ref()) {
             Ok(body) => body,
             Err(why) => {
-                if let Some(before) = sparse_before {
+                if let Some(before) = sparse_before.filter(|_| !change.restores) {
                     self.sparse = before;
                 }
                 return Err(why);
@@ -436,45 +457,6 @@ impl<F: Format> Vmm<F> {
         span: impl Into<Span>,
     ) -> Result<Job, PrepareError> {
         self.plan_unsparse(pool, span)?.init(memory)
-    }
-
-    /// The addresses of a mapping.
-    fn choose(&self, request: &MapRequest<'_>, bytes: u64) -> Result<Range<u64>, PrepareError> {
-        let limit = self.va.limits().end;
-        let smallest = smallest_page(request.kind).bytes();
-        let wish = VaRequest::new(bytes);
-        let wish = request.page_size().map_or(wish.clone(), |page| wish.align(page.bytes()));
-        let mut window = match &request.place {
-            Place::At(va) => {
-                let end = va.checked_add(bytes).ok_or(PrepareError::Overflow)?;
-                if end > limit {
-                    return Err(PrepareError::BeyondVa { end, limit });
-                }
-                return Ok(*va..end);
-            }
-            Place::Anywhere => 0..limit,
-            Place::Within(range) => range.clone(),
-        };
-        // Addresses that an uncommitted unmap still holds, and sparse ones, are passed over; each pass leaves one behind.
-        for _ in 0..=self.jobs.len() + self.sparse.len() {
-            let wish = wish.clone().within(window.clone());
-            let mut start = self.va.find(&wish).map_err(PrepareError::NoVa)?.raw();
-            if start % smallest != 0 {
-                // Found only with the alignment of a page that this kind cannot use.
-                start = self.va.find(&wish.align(smallest)).map_err(PrepareError::NoVa)?.raw();
-            }
-            let range = start..start + bytes;
-            let held = self.jobs.iter().map(|(_, record)| record.range.clone());
-            let held = held.filter(|held| held.start < range.end && range.start < held.end);
-            match held.chain(self.sparse.overlapping(range.clone())).map(|held| held.end).max() {
-                None => return Ok(range),
-                Some(end) => window.start = end.max(window.start),
-            }
-            if window.start >= window.end {
-                break;
-            }
-        }
-        Err(PrepareError::NoVa(VaError::NoSpace { largest: 0 }))
     }
 
     /// Enters a planned job into the books and tells it for whom to wait.

@@ -3,7 +3,7 @@
 use super::change::{overlapping, Change};
 use super::job::{Progress, State};
 use super::piece::Piece;
-use super::plan::{Holdings, DOMAIN_BYTES};
+use super::plan::Holdings;
 use crate::storage::{List, Shared};
 use crate::va::windows::Windows;
 use core::ops::Range;
@@ -20,12 +20,15 @@ pub(super) struct Before {
     /// Where something becomes sparse or ceases to be, and all that was sparse before.
     pub(super) background: List<Range<u64>>,
     pub(super) sparse: Windows,
+    /// Whether the job wrote all tables anew: without it there are none.
+    pub(super) restores: bool,
 }
 
 impl Before {
     pub(super) fn new(change: Change, sparse: Option<Windows>) -> Self {
-        let Change { parts, old: pieces, background, pages_stay, .. } = change;
-        Self { parts, pieces, pages_stay, background, sparse: sparse.unwrap_or_default() }
+        let Change { parts, old: pieces, background, pages_stay, restores, .. } = change;
+        let background = if restores { List::new() } else { background };
+        Self { parts, pieces, pages_stay, background, sparse: sparse.unwrap_or_default(), restores }
     }
 
     /// Room in the records for taking the job back: for pieces, and for what is sparse.
@@ -53,12 +56,28 @@ impl Record {
     /// Whether this job must not be executed before `earlier`: owners of a domain wait for everybody, everybody waits
     /// for owners, and guests for guests on the same pages.
     pub(super) fn waits_for(&self, earlier: &Self) -> bool {
-        let meets = |owned: &[Range<u64>], range: &Range<u64>| {
-            let start = range.start & !(DOMAIN_BYTES - 1);
-            let end = range.end.checked_next_multiple_of(DOMAIN_BYTES).unwrap_or(u64::MAX);
-            owned.iter().any(|owned| owned.start < end && start < owned.end)
+        // What is owned are whole domains.
+        let meets = |owner: &Self, other: &Self| {
+            let parts = parts(&other.range, &other.before.parts);
+            owner.held.owned.iter().any(|owned| overlapping(parts, owned.clone()).next().is_some())
         };
-        meets(&earlier.held.owned, &self.range) || meets(&self.held.owned, &earlier.range) || self.touches(earlier)
+        meets(earlier, self) || meets(self, earlier) || self.touches(earlier)
+    }
+
+    /// The end of the last addresses in `range` that nobody else gets before this job is committed. Where it was lost,
+    /// nothing that needs its domains can ever be executed.
+    pub(super) fn keeps(&self, range: &Range<u64>) -> Option<u64> {
+        let lost: &[Range<u64>] = if self.state() == State::Lost { &self.held.owned } else { &[] };
+        let parts = parts(&self.range, &self.before.parts);
+        let rest = parts.get(parts.partition_point(|part| part.end <= range.start)..).unwrap_or_default();
+        let parts = rest.iter().take_while(|part| part.start < range.end);
+        let lost = lost.iter().filter(|owned| owned.start < range.end && range.start < owned.end);
+        parts.chain(lost).map(|kept| kept.end).max()
+    }
+
+    /// How many stretches of addresses [`keeps`](Self::keeps) looks at, at most.
+    pub(super) fn stretches(&self) -> usize {
+        self.before.parts.len() + self.held.owned.len() + 1
     }
 
     /// Whether both change a page.

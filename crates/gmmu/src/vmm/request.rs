@@ -281,6 +281,9 @@ pub enum PrepareError {
         /// The format of the space.
         wanted: MmuVersion,
     },
+    /// The tables were given up for a restore that did not succeed.
+    #[error("the tables of this address space are gone: restore it first")]
+    NotRestored,
     /// The space is being closed.
     #[error("the address space is being closed")]
     Closing,

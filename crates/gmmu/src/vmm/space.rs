@@ -93,6 +93,8 @@ pub struct Vmm<F: Format> {
     /// The invalidate of a `close` that was begun: the tables may be unlinked.
     pub(super) closing: Option<Flush>,
     pub(super) next_job: u64,
+    /// Whether the tables are gone, and have to be written anew before anything else.
+    pub(super) lost: bool,
 }
 
 impl<F: Format> Vmm<F> {
@@ -156,6 +158,7 @@ impl<F: Format> Vmm<F> {
             owns_root: false,
             closing: None,
             next_job: 1,
+            lost: false,
         })
     }
 
@@ -197,6 +200,9 @@ impl<F: Format> Vmm<F> {
     pub(super) fn open<P: TablePool>(&mut self, pool: &mut P) -> Result<(), PrepareError> {
         if self.closing.is_some() {
             return Err(PrepareError::Closing);
+        }
+        if self.lost {
+            return Err(PrepareError::NotRestored);
         }
         self.sweep(pool);
         Ok(())

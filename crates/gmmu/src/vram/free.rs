@@ -1,11 +1,11 @@
 //! Taking memory back: whole allocations, parts of them, and by way of the quarantine.
 
-use super::cells::WORD;
+use super::cells::{spans, WORD};
 use super::extent::{Extent, Quarantined, State};
 use super::leaf;
 use super::request::FreeError;
 use super::Vram;
-use crate::addr::PAGE_BYTES;
+use crate::addr::{VramAddr, PAGE_BYTES};
 
 impl Vram {
     /// Takes one allocation back. Allocates nothing and fails only where `extent` is not exactly an allocation that is in
@@ -17,6 +17,34 @@ impl Vram {
     pub fn free(&mut self, extent: Extent, state: State) -> Result<(), FreeError> {
         let (start, len) = self.owned(extent)?;
         self.give(start, len, state);
+        Ok(())
+    }
+
+    /// Takes neighbours of one chunk each back, all that lie in `extent`, as if one by one.
+    ///
+    /// # Errors
+    /// [`FreeError`], as for the first of them that is not exactly such an allocation; nothing was freed.
+    pub fn free_chunks(&mut self, extent: Extent, state: State) -> Result<(), FreeError> {
+        extent.chunks().ok_or(FreeError::Misaligned)?;
+        let (start, len) = self.local(extent).ok_or(FreeError::Foreign)?;
+        let special = |index| self.leaf(index).is_special();
+        let plain = !(start / leaf::CHUNKS..(start + len).div_ceil(leaf::CHUNKS)).any(special);
+        let alone = spans(start, len).all(|(word, mask)| {
+            let cell = self.cell(word);
+            cell.free & mask == 0 && cell.mark & mask == mask
+        });
+        let ends = self.allocation_end(start + len.saturating_sub(1), self.end) == start + len;
+        if plain && alone && ends {
+            self.give(start, len, state);
+            return Ok(());
+        }
+        let chunk = |n: u32| chunk_of(extent, n);
+        for n in 0..len {
+            self.verify(chunk(n))?;
+        }
+        for n in 0..len {
+            self.free(chunk(n), state)?;
+        }
         Ok(())
     }
 
@@ -150,4 +178,10 @@ impl Vram {
             self.withdraw_pending(start, start + len);
         }
     }
+}
+
+/// Chunk `n` of an extent.
+fn chunk_of(extent: Extent, n: u32) -> Extent {
+    let at = extent.start().raw() + u64::from(n) * PAGE_BYTES;
+    Extent::new(VramAddr::new(at), PAGE_BYTES)
 }

@@ -189,4 +189,17 @@ impl TablePool for VramTables<'_> {
             self.pages.refused += 1;
         }
     }
+
+    fn give_run(&mut self, at: TableAddr, bytes: u64, count: u64) {
+        if let (TableAddr::Vram(start), PAGE_BYTES, true) = (at, bytes, self.pages.pages.is_empty()) {
+            let all = count.saturating_mul(bytes);
+            if self.vram.free_chunks(Extent::new(start, all), State::Dirty).is_ok() {
+                self.pages.bytes = self.pages.bytes.saturating_sub(all);
+                return;
+            }
+        }
+        for n in 0..count {
+            self.give(at.with_raw(at.raw().wrapping_add(n.wrapping_mul(bytes))), bytes);
+        }
+    }
 }

@@ -14,7 +14,7 @@ use gmmu::vmm::{
 use std::collections::BTreeSet;
 use std::ops::Range;
 use PageSize::{Size2M, Size4K, Size512M, Size64K};
-use Step::{Late, Map, Protect, Sparse, Unmap, Unsparse};
+use Step::{Bind, Late, Map, Protect, Sparse, Unmap, Unsparse};
 
 /// One change of an address space.
 #[derive(Clone, Debug)]
@@ -28,6 +28,8 @@ pub enum Step {
     Protect(Range<u64>),
     Sparse(Range<u64>),
     Unsparse(Range<u64>),
+    /// All of these, in order, as one bind job.
+    Bind(&'static [Step]),
 }
 
 /// A kind of job.
@@ -137,6 +139,10 @@ pub const KINDS: &[Kind] = &[
     kind("unsparse all sizes", &[Sparse(VA - 3 * K4..VA + M512 + M2 + K64 + K4)], Unsparse(VA - 3 * K4..VA + M512 + M2 + K64 + K4)),
     kind("unsparse, cutting 64K", &[Sparse(VA..VA + K64)], Unsparse(VA + K4..VA + 2 * K4)),
     kind("unsparse, cutting 512M", &[Sparse(VA..VA + M512)], Unsparse(VA + M2 - K4..VA + 2 * M2)),
+    kind("bind 4K, late and sparse", &[Map(VA, 9 * K4, Some(Size4K))], Bind(&[Sparse(VA..VA + M2), Unmap(VA + K4..VA + 3 * K4), Late(VA + M2, 7, Size4K)])),
+    kind("bind over pages of all sizes", &[Map(VA + M2 - 3 * K64 - 5 * K4, 2 * M2, None)], Bind(&[Unmap(VA + M2 - K64..VA + M2 + K4), Late(VA + M2 + K64, 3, Size64K), Map(VA + M2 - K4, 2 * K4, Some(Size4K))])),
+    kind("bind into sparse", &[Sparse(VA..VA + M512)], Bind(&[Map(VA + K4, K4, Some(Size4K)), Unsparse(VA + M2..VA + 2 * M2), Late(VA + 3 * M2, 2, Size2M), Unmap(VA + 3 * M2 + K4..VA + 3 * M2 + K64)])),
+    kind("bind with gaps", &[Map(VA, K4, Some(Size4K)), Map(VA + 4 * M2, M2, Some(Size4K))], Bind(&[Unmap(VA + 4 * M2..VA + 5 * M2), Map(VA + M512, K64, None), Unsparse(VA..VA + K4)])),
     kind("unsparse around pages", &[Sparse(VA..VA + 4 * M2), Map(VA + K64, K4, None)], Unsparse(VA..VA + 4 * M2)),
 ];
 
@@ -147,6 +153,10 @@ impl Step {
             Map(at, bytes, _) => *at..at + bytes,
             Late(at, pages, page) => *at..at + pages * page.bytes(),
             Unmap(range) | Protect(range) | Sparse(range) | Unsparse(range) => range.clone(),
+            Bind(steps) => {
+                let start = steps.iter().map(|step| step.range().start).min().unwrap();
+                start..steps.iter().map(|step| step.range().end).max().unwrap()
+            }
         }
     }
 
@@ -167,6 +177,31 @@ impl Step {
             Protect(_) => vmm.plan_protect(pool, span, Protection::flags(Flags { read_only: true, ..Flags::NONE })),
             Sparse(_) => vmm.plan_sparse(pool, span),
             Unsparse(_) => vmm.plan_unsparse(pool, span),
+            Bind(steps) => {
+                let extents = steps.iter().map(|step| {
+                    let range = step.range();
+                    [Extent {
+                        to: PhysAddr::vram(range.start.saturating_sub(VA) + MEMORY),
+                        bytes: range.end - range.start,
+                    }]
+                });
+                let extents: Vec<_> = extents.collect();
+                let operations = steps.iter().zip(&extents).map(|(step, extents)| step.operation(extents));
+                vmm.plan_bind(pool, &operations.collect::<Vec<_>>(), Live::Quiesced)
+            }
+        }
+    }
+
+    fn operation<'e>(&self, extents: &'e [Extent]) -> gmmu::vmm::Bind<'e> {
+        match self {
+            Map(at, _, page) => {
+                gmmu::vmm::Bind::Map(MapRequest { page: *page, ..MapRequest::extents(extents).at(*at) })
+            }
+            Late(at, pages, page) => gmmu::vmm::Bind::Map(MapRequest::frames(*pages, *page).at(*at)),
+            Sparse(range) => gmmu::vmm::Bind::Sparse(range.clone()),
+            Unsparse(range) => gmmu::vmm::Bind::Unsparse(range.clone()),
+            Unmap(range) | Protect(range) => gmmu::vmm::Bind::Unmap(range.clone()),
+            Bind(_) => unreachable!("one list in another"),
         }
     }
 
@@ -187,6 +222,7 @@ impl Step {
                 Page::Leads { to, .. } => Page::Leads { to, read_only: true },
                 other => other,
             },
+            Bind(steps) => steps.iter().fold(page, |page, step| step.changes(va, page, sparse)),
             Sparse(_) | Unsparse(_) => {
                 *sparse = matches!(self, Sparse(_));
                 if mapped {
@@ -207,12 +243,15 @@ fn frame(n: u64, page: PageSize) -> u64 {
 impl Kind {
     /// Whether the chip has the pages.
     pub fn fits(&self, chip: &Chip) -> bool {
-        let page = |step: &Step| match step {
-            Map(_, _, page) => *page,
-            Late(_, _, page) => Some(*page),
-            Unmap(_) | Protect(_) | Sparse(_) | Unsparse(_) => None,
-        };
-        self.steps().filter_map(page).all(|page| chip.page_sizes.has(page))
+        fn fits(step: &Step, chip: &Chip) -> bool {
+            match step {
+                Map(_, _, page) => page.is_none_or(|page| chip.page_sizes.has(page)),
+                Late(_, _, page) => chip.page_sizes.has(*page),
+                Unmap(_) | Protect(_) | Sparse(_) | Unsparse(_) => true,
+                Bind(steps) => steps.iter().all(|step| fits(step, chip)),
+            }
+        }
+        self.steps().all(|step| fits(step, chip))
     }
 
     fn steps(&self) -> impl Iterator<Item = &Step> {

@@ -4,17 +4,14 @@
 //! expected and what was seen. It writes only to memory that the caller names, sets the contents aside first and puts
 //! them back, and leaves the window where it was.
 
-use core::fmt;
 use core::ops::Range;
 
+use super::{base_of, refused, Bench, Check, Seen, SelftestError, Sight, Tally};
 use crate::addr::TableAddr;
 use crate::device::{Bar0, Clock, DeviceError, Run, TableMemory, TableRead, Width};
 use crate::mmio::{Mmio, ProbeError};
 use crate::regs;
 use crate::tlb::read_register;
-
-/// Bytes of video memory that the self-tests need, anywhere.
-pub const BYTES_MIN: u64 = 4 << 20;
 
 /// How far the two words of the check on moves lie apart.
 const APART: u64 = 2 << 20;
@@ -26,125 +23,22 @@ const ACROSS: usize = 4;
 const PATTERN: [u64; ACROSS] =
     [0x0123_4567_89ab_cde1, 0xfedc_ba98_7654_3210, 0x00ff_00ff_ff00_ff07, 0x8000_0001_7fff_fff8];
 
-/// What a check expects, or sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Sight {
-    /// Four bytes, in the order of their addresses.
-    Bytes([u8; 4]),
-    /// Two 32-bit words.
-    Pair([u32; 2]),
-    /// 64-bit words, in the order of their addresses.
-    Words([u64; 4]),
-    /// The word at an address is not what it was.
-    Changed {
-        /// Where.
-        at: u64,
-        /// What is there now.
-        value: u64,
-    },
-    /// Everything is as it was.
-    Unchanged,
-    /// An access was refused, as it should be.
-    Refused,
-    /// A number was read, whatever it is.
-    Readable,
-    /// How often the window moved.
-    Moves(u32),
-    /// The register of the window.
-    Register(u32),
-    /// The device did not do it.
-    Failed(DeviceError),
-    /// An access went through and gave this.
-    Allowed(u64),
-    /// Not tried: what is in memory could not be set aside.
-    NotTried,
-}
-
-impl fmt::Display for Sight {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Bytes([a, b, c, d]) => write!(f, "{a:02x} {b:02x} {c:02x} {d:02x}"),
-            Self::Pair([a, b]) => write!(f, "{a:#010x} {b:#010x}"),
-            Self::Words([a, b, c, d]) => write!(f, "{a:#018x} {b:#018x} {c:#018x} {d:#018x}"),
-            Self::Changed { at, value } => write!(f, "{value:#018x} at {}", TableAddr::vram(*at)),
-            Self::Unchanged => f.write_str("unchanged"),
-            Self::Refused => f.write_str("refused"),
-            Self::Readable => f.write_str("readable"),
-            Self::Moves(1) => f.write_str("1 move"),
-            Self::Moves(moves) => write!(f, "{moves} moves"),
-            Self::Register(value) => write!(f, "{value:#010x}"),
-            Self::Failed(error) => write!(f, "{error}"),
-            Self::Allowed(value) => write!(f, "done, with {value:#x}"),
-            Self::NotTried => f.write_str("not tried: what is in memory could not be set aside"),
-        }
-    }
-}
-
-/// The result of one check.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Check {
-    /// What was checked; always the same words.
-    pub name: &'static str,
-    /// What a card in order shows.
-    pub expected: Sight,
-    /// What this one showed.
-    pub seen: Sight,
-    /// Whether the two agree.
-    pub passed: bool,
-}
-
-/// How many checks passed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Checks that passed.
-    pub passed: u32,
-    /// Checks that did not.
-    pub failed: u32,
-}
-
-/// The self-tests cannot be run at all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum SelftestError {
-    /// The card cannot be used through BAR0.
-    #[error(transparent)]
-    Probe(#[from] ProbeError),
-    /// The card did not say where its window stands.
-    #[error(transparent)]
-    Device(#[from] DeviceError),
-    /// The memory is not this card's, or not enough.
-    #[error("the self-tests need 4 MiB of video memory that nobody uses; {start:#x}..{end:#x} of {vram_bytes:#x} bytes is none")]
-    Memory {
-        /// First byte that may be written.
-        start: u64,
-        /// The byte behind the last.
-        end: u64,
-        /// Bytes of video memory.
-        vram_bytes: u64,
-    },
-}
-
 /// Runs every check on the card behind `bar0`, and hands each result to `report`.
 ///
-/// Writes only to `memory`, byte addresses of video memory that nobody else uses: [`BYTES_MIN`] at least. Moves the
-/// PRAMIN window, and so needs the card for itself. Nothing is written where the contents could not be read before.
+/// Writes only to `memory`, byte addresses of video memory that nobody else uses: [`BYTES_MIN`](super::BYTES_MIN) at
+/// least. Moves the PRAMIN window, and so needs the card for itself. Nothing is written where the contents could not be read before.
 ///
 /// # Errors
 /// [`SelftestError`] where no check could be made. A card that fails a check, or stops answering, is no error.
 pub fn run<B: Bar0 + Clock>(bar0: B, memory: Range<u64>, report: impl FnMut(&Check)) -> Result<Tally, SelftestError> {
     let mut mmio = Mmio::probe(Watch { bar0, moves: 0 })?;
     let vram_bytes = mmio.vram_bytes();
-    let Range { start, end } = memory;
     // So that the window begins where the memory does.
-    let step = 1u64 << regs::BAR0_WINDOW_BASE_SHIFT;
-    let base = start.checked_next_multiple_of(step);
-    let fits = end <= vram_bytes && end.checked_sub(start).is_some_and(|bytes| bytes >= BYTES_MIN);
-    let (true, Some(base)) = (fits, base) else { return Err(SelftestError::Memory { start, end, vram_bytes }) };
+    let base = base_of(memory, vram_bytes, 1 << regs::BAR0_WINDOW_BASE_SHIFT)?;
     let register = mmio.window().ok_or(ProbeError::NoWindow(mmio.chip().name))?.offset();
     let stood = read_register(mmio.bar0(), register)?;
 
-    let mut bench = Bench { report, tally: Tally::default(), saved: false };
+    let mut bench = Bench::new(report);
     let kept = bench.set_aside(&mut mmio, base);
     bench.origin(&mut mmio, base);
     bench.refusals(&mut mmio, base);
@@ -241,35 +135,7 @@ impl Kept {
     }
 }
 
-/// The checks, and what came of them so far.
-struct Bench<R> {
-    report: R,
-    tally: Tally,
-    /// Whether the contents of memory were set aside: it may be written.
-    saved: bool,
-}
-
 impl<R: FnMut(&Check)> Bench<R> {
-    fn look(&mut self, name: &'static str, expected: Sight, seen: Result<Sight, DeviceError>) {
-        let seen = seen.unwrap_or_else(Sight::Failed);
-        let passed = expected == seen;
-        let count = if passed { &mut self.tally.passed } else { &mut self.tally.failed };
-        *count = count.saturating_add(1);
-        (self.report)(&Check { name, expected, seen, passed });
-    }
-
-    /// A check that writes.
-    fn change<M>(
-        &mut self,
-        name: &'static str,
-        expected: Sight,
-        mmio: &mut M,
-        what: impl FnOnce(&mut M) -> Result<Sight, DeviceError>,
-    ) {
-        let seen = if self.saved { what(mmio) } else { Ok(Sight::NotTried) };
-        self.look(name, expected, seen);
-    }
-
     fn set_aside<B: Bar0 + Clock>(&mut self, mmio: &mut Mmio<B>, base: u64) -> Option<Kept> {
         let kept = Kept::read(mmio, base);
         self.saved = kept.is_ok();
@@ -306,8 +172,8 @@ impl<R: FnMut(&Check)> Bench<R> {
     fn refusals<B: Bar0 + Clock>(&mut self, mmio: &mut Mmio<B>, base: u64) {
         let end = mmio.vram_bytes();
         let beyond = [end, u64::MAX - 3].map(|at| refused(mmio.read_vram(at, Width::W32)));
-        let worst = beyond.into_iter().find(|&seen| seen != Sight::Refused).unwrap_or(Sight::Refused);
-        self.look("a read beyond video memory is refused", Sight::Refused, Ok(worst));
+        let worst = beyond.into_iter().find(|seen| *seen != Sight::Refused).unwrap_or(Sight::Refused);
+        self.look("a read beyond video memory is refused", Sight::Refused, Ok::<_, DeviceError>(worst));
         for (name, at, width) in [
             ("a misaligned 16-bit write is refused", base + 0x21, Width::W16),
             ("a misaligned 32-bit write is refused", base + 0x32, Width::W32),
@@ -318,7 +184,7 @@ impl<R: FnMut(&Check)> Bench<R> {
         let wide = mmio.bar0().has_64bit();
         let at = base + 0x44;
         let seen = if wide { mmio.read_vram(at, Width::W64) } else { mmio.read_word(TableAddr::vram(at)) };
-        self.look("a misaligned 64-bit read is refused", Sight::Refused, Ok(refused(seen)));
+        self.look("a misaligned 64-bit read is refused", Sight::Refused, Ok::<_, DeviceError>(refused(seen)));
     }
 
     /// Words of page tables over the border of the window.
@@ -362,7 +228,7 @@ impl<R: FnMut(&Check)> Bench<R> {
                 mmio.read_vram(at, Width::W32)?;
             }
             let now = mmio.bar0().read32(register)?;
-            Ok((mmio.bar0().moves.saturating_sub(moves), stands, now))
+            Ok::<_, DeviceError>((mmio.bar0().moves.saturating_sub(moves), stands, now))
         };
         let touched = touch();
         let moves = touched.map(|(moves, ..)| Sight::Moves(moves));
@@ -391,7 +257,7 @@ impl<R: FnMut(&Check)> Bench<R> {
     }
 }
 
-fn read_bytes<B: Bar0 + Clock>(mmio: &mut Mmio<B>, at: u64) -> Result<Sight, DeviceError> {
+fn read_bytes<B: Bar0 + Clock>(mmio: &mut Mmio<B>, at: u64) -> Seen {
     let mut bytes = [0; 4];
     for (place, at) in bytes.iter_mut().zip(at..) {
         let [byte, ..] = mmio.read_vram(at, Width::W8)?.to_le_bytes();
@@ -405,18 +271,8 @@ fn read32<B: Bar0 + Clock>(mmio: &mut Mmio<B>, at: u64) -> Result<u32, DeviceErr
     Ok(u32::from_le_bytes([a, b, c, d]))
 }
 
-fn read_words<B: Bar0 + Clock>(mmio: &mut Mmio<B>, at: TableAddr) -> Result<Sight, DeviceError> {
+fn read_words<B: Bar0 + Clock>(mmio: &mut Mmio<B>, at: TableAddr) -> Seen {
     let mut words = [0; ACROSS];
     mmio.read_words(at, &mut words)?;
     Ok(Sight::Words(words))
-}
-
-/// What became of an access that should be refused.
-const fn refused(result: Result<u64, DeviceError>) -> Sight {
-    use DeviceError as E;
-    match result {
-        Ok(value) => Sight::Allowed(value),
-        Err(E::OutOfRange { .. } | E::BadOffset { .. } | E::Unaligned { .. }) => Sight::Refused,
-        Err(error) => Sight::Failed(error),
-    }
 }
