@@ -63,6 +63,14 @@ pub enum Command {
     Selftest(cmd::selftest::Args),
     /// Measure the library's parts, beside others
     Bench(cmd::bench::Args),
+    /// List the NVIDIA cards of this machine
+    List(cmd::list::Args),
+    /// Say which ways of access to a card work, and what stands in the others
+    Doctor(cmd::doctor::Args),
+    /// Write completions for a shell
+    Completions(cmd::completions::Args),
+    /// Write manual pages
+    Man(cmd::man::Args),
 }
 
 impl Command {
@@ -83,6 +91,10 @@ impl Command {
             Self::Encode(args) => cmd::encode::run(args, console),
             Self::Selftest(args) => cmd::selftest::run(args, console),
             Self::Bench(args) => cmd::bench::run(args, console),
+            Self::List(args) => cmd::list::run(args, console),
+            Self::Doctor(args) => cmd::doctor::run(args, console),
+            Self::Completions(args) => cmd::completions::run(args, console),
+            Self::Man(args) => cmd::man::run(args, console),
         }
     }
 }

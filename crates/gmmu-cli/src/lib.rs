@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bad;
+pub mod cards;
 pub mod cli;
 pub mod cmd;
 pub mod console;

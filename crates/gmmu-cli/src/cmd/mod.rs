@@ -2,10 +2,14 @@
 
 pub mod bench;
 pub mod capture;
+pub mod completions;
 pub mod decode;
+pub mod doctor;
 pub mod dump;
 pub mod encode;
 pub mod fault;
+pub mod list;
+pub mod man;
 pub mod map;
 pub mod run;
 pub mod selftest;
