@@ -4,11 +4,12 @@ use std::ops::Range;
 
 use gmmu::addr::{TableAddr, VramAddr};
 use gmmu::bar1::Bar1;
-use gmmu::chip::Chip;
 use gmmu::device::{Bar0, TableMemory, TablePool};
 use gmmu::format::{Format, MmuVersion};
+use gmmu::instance::{self, Instance};
 use gmmu::mmio::Mmio;
 use gmmu::selftest::{self, BYTES_MIN, Check, Tally};
+use gmmu::tlb::Limits;
 use gmmu::vmm::{SpaceConfig, Use, Vmm};
 use gmmu::vram::{TablePages, Vram};
 use gmmu_sim::{Config, Gpu};
@@ -169,41 +170,14 @@ fn all_groups<F: Format>(mut gpu: Gpu, layout: &Layout) -> Result<Results, Failu
     Ok(results)
 }
 
-/// Makes the CPU's accesses of BAR1 go through the tables below `pdb`: an instance block that names them
-/// (`NV_RAMIN_PAGE_DIR_BASE_LO`, with the version-2 format and 64K big pages), and the register that names that.
+/// Makes the CPU's accesses of BAR1 go through the tables below `pdb`: an instance block that names them, and the register
+/// that names that.
 fn bind_bar1<P: TablePool>(mmio: &mut Mmio<Gpu>, pool: &mut P, pdb: TableAddr) -> Result<(), Failure> {
-    const PAGE_DIR_BASE: u64 = 0x200;
-    const VERSION_2_64K: u64 = 3 << 10;
-    const POLLS: u32 = 1000;
+    let chip = mmio.chip();
     let block = pool.take(4096, None).map_err(Failure::input)?;
-    let chip: &Chip = mmio.chip();
-    let word = |mmio: &mut Mmio<Gpu>| {
-        mmio.write_word(block.with_raw(block.raw() + PAGE_DIR_BASE), pdb.raw() | VERSION_2_64K)?;
-        mmio.drain()?;
-        let low = |value: u64| u32::try_from(value & u64::from(u32::MAX)).unwrap_or(0);
-        let bar0 = mmio.bar0();
-        let status = match chip.mmu {
-            MmuVersion::V2 => {
-                bar0.write32(0xb8_0f40, 1 << 31 | low(block.raw() >> 12))?;
-                0xb8_0f50
-            }
-            MmuVersion::V3 => {
-                bar0.write32(0xb8_0f60, low(block.raw()) | 1 << 9)?;
-                bar0.write32(0xb8_0f64, low(block.raw() >> 32))?;
-                0xb8_0f60
-            }
-        };
-        for _ in 0..POLLS {
-            if bar0.read32(status)? & 3 == 0 {
-                return Ok(true);
-            }
-        }
-        Ok::<_, gmmu::device::DeviceError>(false)
-    };
-    match word(mmio).map_err(Failure::input)? {
-        true => Ok(()),
-        false => Err(Failure::input(format_args!("BAR1 was not bound after {POLLS} looks"))),
-    }
+    Instance::new(pdb).write(mmio, chip, block).map_err(Failure::input)?;
+    mmio.drain().map_err(Failure::input)?;
+    instance::bind(mmio.bar0(), chip, instance::Bar::Bar1, Some(block), Limits::default()).map_err(Failure::input)
 }
 
 impl View for Report {

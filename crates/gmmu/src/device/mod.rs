@@ -9,99 +9,13 @@
 //! or plain memory in a test. [`Invalidator`] makes the GPU forget translations. [`TablePool`] hands out the memory
 //! for new tables. [`Bar1Aperture`] is the other BAR, through which the CPU reaches what the GPU's MMU maps.
 
+mod error;
+mod invalidate;
+
 use crate::addr::{Pfn, TableAddr};
 pub use crate::aperture::Bar1Aperture;
-
-/// Why the device, or the memory of its tables, did not do what was asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum DeviceError {
-    /// A register read all-ones: the card is off the bus, asleep, or its BAR is unreachable.
-    #[error("the device is gone: register {offset:#x} reads {value:#x}")]
-    Gone {
-        /// Byte offset of the register in BAR0.
-        offset: u32,
-        /// The word that was read.
-        value: u32,
-    },
-    /// A register read one of the bus's error words (0xbadf….): the unit behind it does not answer.
-    #[error("register {offset:#x} answers with the error word {value:#010x}: the unit behind it is not reachable")]
-    Poison {
-        /// Byte offset of the register in BAR0.
-        offset: u32,
-        /// The word that was read.
-        value: u32,
-    },
-    /// A register offset outside BAR0, or not aligned to the access.
-    #[error("{bytes}-byte access at BAR0 offset {offset:#x} is outside the BAR or not aligned")]
-    BadOffset {
-        /// Byte offset in BAR0.
-        offset: u32,
-        /// Width of the access in bytes.
-        bytes: u32,
-    },
-    /// An offset outside the BAR1 aperture, or not aligned to the access.
-    #[error("{bytes}-byte access at BAR1 offset {offset:#x} is outside the aperture, which ends at {end:#x}, or not aligned")]
-    BadBar1Offset {
-        /// Byte offset in BAR1.
-        offset: u64,
-        /// Width of the access in bytes.
-        bytes: u32,
-        /// Bytes of the aperture.
-        end: u64,
-    },
-    /// A table address that this memory does not have.
-    #[error("{bytes} bytes at {at} are outside the memory that can be reached, which ends at {end:#x}")]
-    OutOfRange {
-        /// First byte of the access.
-        at: TableAddr,
-        /// Length of the access.
-        bytes: u64,
-        /// First address that cannot be reached.
-        end: u64,
-    },
-    /// A table address that is not a multiple of the access width.
-    #[error("{at} is not aligned to {alignment} bytes")]
-    Unaligned {
-        /// The address.
-        at: TableAddr,
-        /// The alignment that the access needs.
-        alignment: u64,
-    },
-    /// Tables in system memory were asked for where only video memory can be reached, or the other way round.
-    #[error("{at} is in an aperture that this memory does not reach")]
-    WrongAperture {
-        /// The address.
-        at: TableAddr,
-    },
-    /// This memory can be read only.
-    #[error("{at} is read-only")]
-    ReadOnly {
-        /// The address.
-        at: TableAddr,
-    },
-    /// The PRAMIN window did not go where it was sent: it reads back another position.
-    #[error("the PRAMIN window was moved to {wanted:#x} but reads back {found:#x}: another user, or a lost write")]
-    WindowLost {
-        /// Base address that was written.
-        wanted: u64,
-        /// Base address that was read back.
-        found: u64,
-    },
-    /// The device did not get ready in time.
-    #[error("register {offset:#x} was not ready after {waited_us} µs and {polls} polls")]
-    Timeout {
-        /// Byte offset of the register in BAR0.
-        offset: u32,
-        /// Time waited, in microseconds.
-        waited_us: u64,
-        /// How often it was read.
-        polls: u32,
-    },
-    /// The back end failed in a way of its own.
-    #[error("back end: {0}")]
-    Backend(&'static str),
-}
+pub use error::DeviceError;
+pub use invalidate::{Acknowledge, Depth, Invalidate, Invalidator, Poll, Scope, Ticket};
 
 /// Width of one register access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -410,99 +324,6 @@ impl TableMemory for NoSysMemory {
     fn drain(&mut self) -> Result<(), DeviceError> {
         Ok(())
     }
-}
-
-/// The shallowest table level in which an entry was written: how deep into the directory caches an invalidate has to
-/// reach. Leaves of 2 MiB and more count as directory entries of their level.
-///
-/// The order is from the leaves up: a larger value covers all smaller ones. Values are the hardware's
-/// `NV_VIRTUAL_FUNCTION_PRIV_MMU_INVALIDATE_CACHE_LEVEL` codes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u8)]
-pub enum Depth {
-    /// Only 4K and 64K leaf entries changed.
-    PteOnly = 1,
-    /// A PD0 entry (2M leaves too).
-    UpToPde0 = 2,
-    /// A PD1 entry (512M leaves too).
-    UpToPde1 = 3,
-    /// A PD2 entry (256G leaves too).
-    UpToPde2 = 4,
-    /// A PD3 entry: the root of v2.
-    UpToPde3 = 5,
-    /// A PD4 entry: the root of v3.
-    UpToPde4 = 6,
-}
-
-/// Whose TLBs an invalidate reaches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Scope {
-    /// All of them.
-    All,
-    /// Only the hub's: enough for BAR1 and BAR2 spaces, which no engine uses.
-    HubOnly,
-}
-
-/// How far an invalidate must have got before it counts as done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Acknowledge {
-    /// Accepted: enough when something was only added.
-    None,
-    /// All units have acknowledged and earlier accesses have landed (`ACK_GLOBALLY` with `SYS_MEMBAR`): due when
-    /// something was removed or tightened.
-    Globally,
-}
-
-/// One invalidate: what the GPU has to forget.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Invalidate {
-    /// The top table of the address space, 4 KiB aligned.
-    pub pdb: TableAddr,
-    /// How deep into the directory caches.
-    pub depth: Depth,
-    /// Which TLBs.
-    pub scope: Scope,
-    /// What counts as done.
-    pub ack: Acknowledge,
-}
-
-impl Invalidate {
-    /// One that does for both; `None` where they are of different address spaces.
-    #[must_use]
-    pub fn and(self, other: &Self) -> Option<Self> {
-        let scope = if self.scope == other.scope { self.scope } else { Scope::All };
-        let (depth, ack) = (self.depth.max(other.depth), self.ack.max(other.ack));
-        (self.pdb == other.pdb).then_some(Self { depth, scope, ack, ..self })
-    }
-}
-
-/// A submitted invalidate. Invalidates of one GPU finish in the order of their tickets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(pub u64);
-
-/// Whether a submitted invalidate is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Poll {
-    /// Acknowledged.
-    Done,
-    /// Still running.
-    Pending,
-}
-
-/// What makes the GPU forget cached translations.
-pub trait Invalidator {
-    /// Starts `what`, unless an earlier invalidate still runs: then nothing was started, and the caller asks again. Never
-    /// waits.
-    ///
-    /// # Errors
-    /// [`DeviceError::Gone`] or the back end's own: nothing was started, and the caller still owes the invalidate.
-    fn submit(&mut self, what: &Invalidate) -> Result<Option<Ticket>, DeviceError>;
-
-    /// Looks once whether the invalidate `ticket` is done.
-    ///
-    /// # Errors
-    /// [`DeviceError::Gone`] or the back end's own.
-    fn poll(&mut self, ticket: Ticket) -> Result<Poll, DeviceError>;
 }
 
 /// Time, as far as bounded waits need it.
