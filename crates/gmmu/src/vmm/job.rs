@@ -347,11 +347,12 @@ impl Job {
         if token.progress.get() == State::Lost {
             return Err(ExecuteError::Lost);
         }
-        if budget == 0 {
-            return Ok(cursor.is_done());
-        }
         if *cursor == Cursor::default() {
             check_predecessors(after)?;
+        }
+        if budget == 0 {
+            // Nothing is written, and the job can still be cancelled.
+            return Ok(cursor.is_done());
         }
         token.progress.set(State::Executing);
         Round { leaves, links, frame_shift: *frame_shift }.write(memory, frames, cursor, budget)?;

@@ -101,7 +101,7 @@ impl<F: Format> Model<F> {
             }
             self.running.pop();
             self.count("refused");
-            // Others may have got through meanwhile: a first call with nothing to write asks nobody.
+            // Others may have got through meanwhile.
             let index = self.waiting.partition_point(|other| other.number < number);
             self.waiting.insert(index, Waiting { job: job.into_job(), number, range, change, frames, calm });
             return false;
