@@ -431,6 +431,12 @@ impl<F: Format> Vmm<F> {
     /// space.map_pages(&mut card, &mut pool, &request, &[])?;
     /// let beside = space.read_mapping(&mut card, 0x5001_0000)?.outcome;
     /// assert!(matches!(beside, Outcome::Sparse { .. }));
+    /// // And no longer sparse; the page stays.
+    /// let job = space.prepare_unsparse(&mut card, &mut pool, 0x4000_0000..0x8000_0000)?;
+    /// let receipt = job.execute(&mut card).map_err(|failed| failed.why)?;
+    /// space.commit(&mut pool, receipt).map_err(|(_, why)| why)?;
+    /// assert!(matches!(space.read_mapping(&mut card, 0x5001_0000)?.outcome, Outcome::Unmapped));
+    /// assert!(matches!(space.read_mapping(&mut card, 0x5000_0000)?.outcome, Outcome::Mapped { .. }));
     /// # Ok(())
     /// # }
     /// ```
@@ -446,7 +452,8 @@ impl<F: Format> Vmm<F> {
         self.plan_sparse(pool, span)?.init(memory)
     }
 
-    /// Prepares the end of a sparse range: [`plan_unsparse`](Self::plan_unsparse) and [`Plan::init`] in one.
+    /// Prepares the end of a sparse range: [`plan_unsparse`](Self::plan_unsparse) and [`Plan::init`] in one. There is an
+    /// example at [`prepare_sparse`](Self::prepare_sparse).
     ///
     /// # Errors
     /// [`PrepareError`]; nothing was changed and nothing is held.
