@@ -12,6 +12,29 @@ pub(crate) enum Cover {
     Full,
 }
 
+/// Adds a window to a list in order; those that touch become one. An empty one adds nothing.
+pub(crate) fn add(list: &mut List<Range<u64>>, window: Range<u64>) -> Result<(), NoMemory> {
+    if window.start >= window.end {
+        return Ok(());
+    }
+    list.reserve(1)?;
+    let first = list.partition_point(|old| old.end < window.start);
+    let mut merged = window;
+    while let Some(old) = list.get(first).filter(|old| old.start <= merged.end) {
+        merged = merged.start.min(old.start)..merged.end.max(old.end);
+        list.remove(first);
+    }
+    list.insert_within(first, merged).map_err(|_| NoMemory)
+}
+
+/// The parts of `span` that lie in `list`, which is in order.
+pub(crate) fn overlapping(list: &[Range<u64>], span: Range<u64>) -> impl Iterator<Item = Range<u64>> + '_ {
+    let first = list.partition_point(|window| window.end <= span.start);
+    let rest = list.get(first..).unwrap_or_default().iter();
+    let Range { start, end } = span;
+    rest.take_while(move |window| window.start < end).map(move |window| window.start.max(start)..window.end.min(end))
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Windows {
     list: List<Range<u64>>,
@@ -23,17 +46,7 @@ impl Windows {
     }
 
     pub(crate) fn add(&mut self, window: Range<u64>) -> Result<(), NoMemory> {
-        if window.start >= window.end {
-            return Ok(());
-        }
-        self.list.reserve(1)?;
-        let first = self.list.partition_point(|old| old.end < window.start);
-        let mut merged = window;
-        while let Some(old) = self.list.get(first).filter(|old| old.start <= merged.end) {
-            merged = merged.start.min(old.start)..merged.end.max(old.end);
-            self.list.remove(first);
-        }
-        self.list.insert_within(first, merged).map_err(|_| NoMemory)
+        add(&mut self.list, window)
     }
 
     pub(crate) fn subtract(&mut self, window: Range<u64>) -> Result<(), NoMemory> {
@@ -82,11 +95,7 @@ impl Windows {
 
     /// The windows that share a byte with `range`, clipped to it, in order.
     pub(crate) fn overlapping(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> + '_ {
-        let first = self.list.partition_point(|window| window.end <= range.start);
-        let rest = self.list.get(first..).unwrap_or_default().iter();
-        let Range { start, end } = range;
-        rest.take_while(move |window| window.start < end)
-            .map(move |window| window.start.max(start)..window.end.min(end))
+        overlapping(&self.list, range)
     }
 
     /// How much of `range` is covered.

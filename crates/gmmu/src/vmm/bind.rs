@@ -4,7 +4,7 @@
 //! to be, the records say what was, and pages that are the same in both are not written.
 
 use super::change::{Change, Target};
-use super::piece::{smallest_page, Backed, Piece, Pieces, Sizes};
+use super::piece::{Backed, Piece, Pieces, Sizes};
 use super::prepare::Plan;
 use super::request::{check, check_range, Live, MapRequest, Place, PrepareError};
 use super::space::Vmm;
@@ -12,6 +12,7 @@ use crate::addr::{PageSize, PAGE_BYTES};
 use crate::device::{TableMemory, TablePool};
 use crate::format::Format;
 use crate::storage::List;
+use crate::va::windows;
 use core::ops::Range;
 
 /// One operation of a bind job.
@@ -132,12 +133,7 @@ impl Overlay {
         piece: Piece,
     ) -> Result<(), PrepareError> {
         let [low, high] = halves;
-        let smaller = PageSize::ALL.into_iter().rfind(|page| *page < piece.page);
-        let (has, smallest) = (vmm.config.chip.page_sizes, smallest_page(piece.kind));
-        if low.end & (smallest.bytes() - 1) != 0 {
-            return Err(PrepareError::KindForbids4K { kind: piece.kind });
-        }
-        let sizes = Sizes { only: None, has, smallest, largest: smaller.unwrap_or(PageSize::Size4K) };
+        let sizes = Sizes::smaller(&piece, vmm.config.chip.page_sizes, [low.end; 2])?;
         let above = piece.skip(low.end - low.start);
         for (at, (range, piece)) in (at..).zip(sizes.cut(low, piece).chain(sizes.cut(high, above))) {
             self.insert(at, Part { range, piece: Some(piece), recorded: false })?;
@@ -298,16 +294,16 @@ impl<F: Format> Vmm<F> {
         // Where nothing is mapped before or after, nothing changes, unless it becomes sparse or ceases to be.
         for part in overlay.parts.iter() {
             if part.piece.is_some() {
-                insert_window(&mut change.parts, part.range.clone())?;
+                windows::add(&mut change.parts, part.range.clone())?;
                 continue;
             }
             for (whole, _) in self.va.overlapping(part.range.clone()) {
                 let gone = whole.start.max(part.range.start)..whole.end.min(part.range.end);
-                insert_window(&mut change.parts, gone)?;
+                windows::add(&mut change.parts, gone)?;
             }
         }
         for (range, _) in switches {
-            insert_window(&mut change.parts, range.clone())?;
+            windows::add(&mut change.parts, range.clone())?;
         }
         if let (true, Some(first)) = (change.parts.is_empty(), overlay.parts.first()) {
             // A job that comes to nothing still is somewhere.
@@ -337,9 +333,7 @@ impl<F: Format> Vmm<F> {
         change.heals = !change.new.is_empty();
         for (range, on) in switches {
             (change.adds, change.removes) = (change.adds || *on, change.removes || !*on);
-            let mut windows = core::mem::take(&mut change.background);
-            insert_window(&mut windows, range.clone())?;
-            change.background = windows;
+            windows::add(&mut change.background, range.clone())?;
         }
         // What was there and is not kept goes, or changes.
         let kept = |range: &Range<u64>| {
@@ -411,17 +405,4 @@ impl<F: Format> Vmm<F> {
         }
         Ok(())
     }
-}
-
-/// Adds a window to a list in order; those that touch become one.
-fn insert_window(list: &mut List<Range<u64>>, window: Range<u64>) -> Result<(), PrepareError> {
-    list.reserve(1)?;
-    let at = list.partition_point(|old| old.end < window.start);
-    let mut merged = window;
-    while let Some(old) = list.get(at).filter(|old| old.start <= merged.end) {
-        merged = merged.start.min(old.start)..merged.end.max(old.end);
-        list.remove(at);
-    }
-    let _ = list.insert_within(at, merged);
-    Ok(())
 }

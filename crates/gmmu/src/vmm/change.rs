@@ -6,11 +6,13 @@ use super::frames::Wants;
 use super::job::Body;
 use super::piece::{effective_flags, smallest_page, Backed, Piece, Sizes};
 use super::plan::Holdings;
+use super::record::parts;
 use super::request::{Live, PrepareError, Protection, Span};
 use super::space::Vmm;
-use crate::addr::{Aperture, PageSize, PhysAddr, PAGE_BYTES};
+use crate::addr::{Aperture, PhysAddr, PAGE_BYTES};
 use crate::format::{Format, Leaf, MmuVersion, Pte};
 use crate::storage::{List, NoMemory, Owned};
+use crate::va::windows::overlapping;
 use crate::va::{InsertError, VaError};
 use core::ops::Range;
 
@@ -76,11 +78,7 @@ const KEPT_BODIES: usize = 4;
 impl Change {
     /// Whether the change covers all of `range`.
     pub(super) fn covers(&self, range: &Range<u64>) -> bool {
-        if self.parts.is_empty() {
-            return self.range.start <= range.start && range.end <= self.range.end;
-        }
-        let at = self.parts.partition_point(|part| part.end <= range.start);
-        self.parts.get(at).is_some_and(|part| part.start <= range.start && range.end <= part.end)
+        self.parts_in(range.clone()).next().is_some_and(|part| part == *range)
     }
 
     /// Whether `new`, which takes the place of `old`, may have frames that those of `old` are not. What is protected keeps
@@ -92,17 +90,8 @@ impl Change {
 
     /// The parts of `span` that the change covers.
     pub(super) fn parts_in(&self, span: Range<u64>) -> impl Iterator<Item = Range<u64>> + '_ {
-        let parts = if self.parts.is_empty() { core::slice::from_ref(&self.range) } else { self.parts.as_slice() };
-        overlapping(parts, span)
+        overlapping(parts(&self.range, &self.parts), span)
     }
-}
-
-/// The parts of `span` that lie in `list`, which is in order.
-pub(super) fn overlapping(list: &[Range<u64>], span: Range<u64>) -> impl Iterator<Item = Range<u64>> + '_ {
-    let first = list.partition_point(|part| part.end <= span.start);
-    let rest = list.get(first..).unwrap_or_default().iter();
-    let Range { start, end } = span;
-    rest.take_while(move |part| part.start < end).map(move |part| part.start.max(start)..part.end.min(end))
 }
 
 impl Scraps {
@@ -245,12 +234,7 @@ impl<F: Format> Vmm<F> {
 
     /// Adds `range`, part of a large page, in smaller ones.
     fn cut(&self, change: &mut Change, range: Range<u64>, piece: Piece) -> Result<(), PrepareError> {
-        let smaller = PageSize::ALL.into_iter().rfind(|page| *page < piece.page);
-        let (has, smallest) = (self.config.chip.page_sizes, smallest_page(piece.kind));
-        if (range.start | range.end) & (smallest.bytes() - 1) != 0 {
-            return Err(PrepareError::KindForbids4K { kind: piece.kind });
-        }
-        let sizes = Sizes { only: None, has, smallest, largest: smaller.unwrap_or(PageSize::Size4K) };
+        let sizes = Sizes::smaller(&piece, self.config.chip.page_sizes, [range.start, range.end])?;
         for (part, piece) in sizes.cut(range, piece) {
             self.target(change, part, piece)?;
         }

@@ -5,7 +5,6 @@
 //! entries below are invalid. The state of a domain before and after a change is therefore a handful of masks, and what
 //! is to be written follows from their differences.
 
-use super::change::overlapping;
 use super::execute::{Source, Write};
 use super::journal::{bits, has_small_pages, Step};
 use super::plan::{one_word, Planner, DOMAIN_BYTES};
@@ -15,7 +14,7 @@ use crate::addr::{PageSize, TableAddr};
 use crate::device::{Depth, Run, TablePool};
 use crate::format::{Format, Link, Slot, BIG_TABLE};
 use crate::tree::{half_slot, Child, Half, Place};
-use crate::va::windows::Windows;
+use crate::va::windows::{overlapping, Windows};
 use core::ops::Range;
 
 /// Pages of leaf tables in a domain.
@@ -234,7 +233,13 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
     }
 
     /// Hangs a new table on `place` and links it.
-    fn add_table(&mut self, half: Half, place: Place, open: u32, used: i16) -> Result<Option<Table>, PrepareError> {
+    pub(super) fn add_table(
+        &mut self,
+        half: Half,
+        place: Place,
+        open: u32,
+        used: i16,
+    ) -> Result<Option<Table>, PrepareError> {
         let bytes = half.level().table_bytes();
         let at = self.take(bytes)?;
         let old = self.tree.child(place);

@@ -1,6 +1,7 @@
 //! Entries of directories: large leaves, sparse entries, and what has to be done where one of them is cut.
 
 use super::change::Target;
+use super::domain::Table;
 use super::execute::{Source, Write};
 use super::journal::Step;
 use super::plan::{one_word, small, Planner, DOMAIN_BYTES};
@@ -120,7 +121,7 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
             return Ok(pages.start);
         }
         let page = target.piece.page;
-        let (half, slot) = if page == PageSize::Size4K { (Half::Small, Slot::Small) } else { (Half::Big, Slot::Big) };
+        let half = if page == PageSize::Size4K { Half::Small } else { Half::Big };
         let full = u16::try_from(DOMAIN_BYTES >> page.shift()).unwrap_or(u16::MAX);
         let open = if half == Half::Small { u32::MAX } else { 0 };
         let mut dual = Place { directory: number, slot: entry_slot::<F>(dual_level::<F>(), pages.start) };
@@ -139,12 +140,8 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
                 }
                 Ok(None) => {
                     let place = Place { slot: dual.slot + u16::from(half == Half::Small), ..dual };
-                    let bytes = half.level().table_bytes();
-                    let at = self.take(bytes)?;
-                    let made = self.tree.add_table(at, place, open, full);
-                    let table = self.keep(at, bytes, made)?;
-                    self.held.journal.note_run(place, 1, 1, Child::Empty, Child::Table(table));
-                    self.link(place, F::encode_link(slot, &Link::table(at))?, Depth::UpToPde0)?;
+                    let used = i16::try_from(full).unwrap_or(0);
+                    let Some(Table { at, .. }) = self.add_table(half, place, open, used)? else { break };
                     added = Some(added.map_or(va, |first: u64| first));
                     at
                 }

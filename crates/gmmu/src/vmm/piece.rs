@@ -1,6 +1,6 @@
 //! Pieces: what a mapping falls into. Each is contiguous in addresses and in memory, and of one page size.
 
-use super::request::{Backing, MapRequest};
+use super::request::{Backing, MapRequest, PrepareError};
 use crate::addr::{Aperture, PageSize, PhysAddr};
 use crate::chip::PageSizes;
 use crate::format::{Flags, Kind};
@@ -122,6 +122,16 @@ pub(crate) struct Sizes {
 }
 
 impl Sizes {
+    /// What a page of `piece` may be cut into at `borders`.
+    pub(crate) fn smaller(piece: &Piece, has: PageSizes, borders: [u64; 2]) -> Result<Self, PrepareError> {
+        let smallest = smallest_page(piece.kind);
+        if borders.iter().any(|border| border & (smallest.bytes() - 1) != 0) {
+            return Err(PrepareError::KindForbids4K { kind: piece.kind });
+        }
+        let largest = PageSize::ALL.into_iter().rfind(|page| *page < piece.page).unwrap_or(PageSize::Size4K);
+        Ok(Self { only: None, has, smallest, largest })
+    }
+
     /// Page size and length of the piece that starts at `va` and leads to `to`. Both, and what is left, are multiples of
     /// the smallest page.
     fn choose(&self, va: u64, to: u64, left: u64) -> (PageSize, u64) {

@@ -132,8 +132,8 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
         let what = |ack| Invalidate { pdb: set.pdb, depth: Depth::PteOnly, scope: set.scope, ack };
         let near = tree.directory(tree.root()).map(|root| root.at);
         clear.flush = Flush::new(what(Acknowledge::Globally));
-        main.flush = Flush::new(what(if set.change.removes { Acknowledge::Globally } else { Acknowledge::None }));
         // What is only added need not be waited for.
+        main.flush = Flush::new(what(if set.change.removes { Acknowledge::Globally } else { Acknowledge::None }));
         held.adds = set.change.adds;
         let plain = set.sparse.is_empty() && set.change.background.is_empty();
         let only_takes = plain && set.change.new.is_empty();

@@ -10,7 +10,7 @@ use super::space::Vmm;
 use crate::device::{TableMemory, TablePool};
 use crate::format::Format;
 use crate::tree::{dual_level, level, Child, Half, Place, Tree, DIRECTORY_BYTES};
-use crate::va::windows::Cover;
+use crate::va::windows::{self, Cover};
 use core::ops::Range;
 
 /// Is told of a table that can go: what it spans, what it is, and which half it hangs on.
@@ -41,10 +41,7 @@ impl<F: Format> Vmm<F> {
         let parts = &mut idle.parts;
         self.visit_idle(0, self.tree.root(), 0, &mut |_, span, _, _| {
             hull = Some(hull.as_ref().map_or(span.clone(), |hull| hull.start..span.end));
-            match parts.last_mut().filter(|last| last.end >= span.start) {
-                Some(last) => last.end = last.end.max(span.end),
-                None => parts.push(span)?,
-            }
+            windows::add(parts, span)?;
             Ok(())
         })?;
         let Some(hull) = hull else { return Err(PrepareError::NotMapped { range: limits }) };

@@ -1,11 +1,11 @@
 //! The books' side of a job: what it holds, and which jobs it waits for.
 
-use super::change::{overlapping, Change};
+use super::change::Change;
 use super::job::{Progress, State};
 use super::piece::Piece;
 use super::plan::Holdings;
 use crate::storage::{List, Shared};
-use crate::va::windows::Windows;
+use crate::va::windows::{overlapping, Windows};
 use core::ops::Range;
 
 /// How the records were before a job.

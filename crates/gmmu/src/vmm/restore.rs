@@ -15,7 +15,7 @@ impl<F: Format> Vmm<F> {
     /// is; other tables may come to lie elsewhere.
     ///
     /// Jobs that wait, or were begun, are taken out of the records first, newest first, and are lost: what they answer is
-    /// [`PredecessorLost`](super::ExecuteError::PredecessorLost). Executed ones are committed.
+    /// [`Lost`](super::ExecuteError::Lost). Executed ones are committed.
     ///
     /// # Errors
     /// [`PrepareError`]. The space takes nothing but another restore until one was executed.
