@@ -53,6 +53,8 @@ pub enum Command {
     Dump(cmd::dump::Args),
     /// Show all tables
     Tree(cmd::tree::Args),
+    /// Find likely top tables in an image
+    Roots(cmd::roots::Args),
     /// Write the page tables of a source, and nothing else of it, to a file
     Capture(cmd::capture::Args),
     /// Take one page-table entry apart, field by field
@@ -86,6 +88,7 @@ impl Command {
             Self::Walk(args) => cmd::walk::run(args, console),
             Self::Dump(args) => cmd::dump::run(args, console),
             Self::Tree(args) => cmd::tree::run(args, console),
+            Self::Roots(args) => cmd::roots::run(args, console),
             Self::Capture(args) => cmd::capture::run(args, console),
             Self::Decode(args) => cmd::decode::run(args, console),
             Self::Encode(args) => cmd::encode::run(args, console),

@@ -22,9 +22,11 @@ pub mod num;
 pub mod progress;
 pub mod ranges;
 pub mod scan;
+pub mod roots;
 pub mod script;
 pub mod snapshot;
 pub mod source;
+pub mod survey;
 
 use std::ffi::OsString;
 
