@@ -55,6 +55,8 @@ pub enum Command {
     Tree(cmd::tree::Args),
     /// Find likely top tables in an image
     Roots(cmd::roots::Args),
+    /// Compare two sources: which mappings changed
+    Diff(cmd::diff::Args),
     /// Write the page tables of a source, and nothing else of it, to a file
     Capture(cmd::capture::Args),
     /// Take one page-table entry apart, field by field
@@ -89,6 +91,7 @@ impl Command {
             Self::Dump(args) => cmd::dump::run(args, console),
             Self::Tree(args) => cmd::tree::run(args, console),
             Self::Roots(args) => cmd::roots::run(args, console),
+            Self::Diff(args) => cmd::diff::run(args, console),
             Self::Capture(args) => cmd::capture::run(args, console),
             Self::Decode(args) => cmd::decode::run(args, console),
             Self::Encode(args) => cmd::encode::run(args, console),

@@ -26,6 +26,7 @@ pub mod roots;
 pub mod script;
 pub mod snapshot;
 pub mod source;
+pub mod stream;
 pub mod survey;
 
 use std::ffi::OsString;

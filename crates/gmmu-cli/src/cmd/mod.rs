@@ -4,6 +4,7 @@ pub mod bench;
 pub mod capture;
 pub mod completions;
 pub mod decode;
+pub mod diff;
 pub mod doctor;
 pub mod dump;
 pub mod encode;

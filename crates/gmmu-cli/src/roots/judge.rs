@@ -43,7 +43,8 @@ impl Judged {
         // Of ten entries, one broken one takes half the points.
         let fits = (self.sound * 45 / all.max(1)).saturating_sub(self.broken * 180 / all.max(1));
         let fits = u32::try_from(fits).unwrap_or(0);
-        let leads = if self.leaves > 0 && fits >= 20 { 30 } else { 0 };
+        // A table without one below it is no top table, whatever its own entries say.
+        let leads = if self.leaves > 0 && self.tables > 1 && fits >= 20 { 30 } else { 0 };
         fits + leads + if self.rest_is_zero { 15 } else { 0 } + if named { 10 } else { 0 }
     }
 

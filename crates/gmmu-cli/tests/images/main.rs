@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod image;
+mod roots;
 
 use std::time::{Duration, Instant};
 
