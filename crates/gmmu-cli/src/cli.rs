@@ -57,6 +57,8 @@ pub enum Command {
     Roots(cmd::roots::Args),
     /// Compare two sources: which mappings changed
     Diff(cmd::diff::Args),
+    /// Count tables and pages, and say what could be cheaper
+    Stats(cmd::stats::Args),
     /// Write the page tables of a source, and nothing else of it, to a file
     Capture(cmd::capture::Args),
     /// Take one page-table entry apart, field by field
@@ -92,6 +94,7 @@ impl Command {
             Self::Tree(args) => cmd::tree::run(args, console),
             Self::Roots(args) => cmd::roots::run(args, console),
             Self::Diff(args) => cmd::diff::run(args, console),
+            Self::Stats(args) => cmd::stats::run(args, console),
             Self::Capture(args) => cmd::capture::run(args, console),
             Self::Decode(args) => cmd::decode::run(args, console),
             Self::Encode(args) => cmd::encode::run(args, console),

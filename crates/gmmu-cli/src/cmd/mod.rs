@@ -15,5 +15,6 @@ pub mod map;
 pub mod roots;
 pub mod run;
 pub mod selftest;
+pub mod stats;
 pub mod tree;
 pub mod walk;
