@@ -55,6 +55,8 @@ pub enum Command {
     Tree(cmd::tree::Args),
     /// Find likely top tables in an image
     Roots(cmd::roots::Args),
+    /// Check page tables for what is wrong with them
+    Check(cmd::check::Args),
     /// Compare two sources: which mappings changed
     Diff(cmd::diff::Args),
     /// Count tables and pages, and say what could be cheaper
@@ -93,6 +95,7 @@ impl Command {
             Self::Dump(args) => cmd::dump::run(args, console),
             Self::Tree(args) => cmd::tree::run(args, console),
             Self::Roots(args) => cmd::roots::run(args, console),
+            Self::Check(args) => cmd::check::run(args, console),
             Self::Diff(args) => cmd::diff::run(args, console),
             Self::Stats(args) => cmd::stats::run(args, console),
             Self::Capture(args) => cmd::capture::run(args, console),

@@ -7,6 +7,7 @@
 
 pub mod bad;
 pub mod cards;
+pub mod check;
 pub mod cli;
 pub mod cmd;
 pub mod console;

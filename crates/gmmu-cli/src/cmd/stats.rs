@@ -15,7 +15,7 @@ use crate::notation::{Bytes, Text};
 use crate::progress::Progress;
 use crate::ranges::{Mapped, What, span_name};
 use crate::scan::Barren;
-use crate::source::{Memory, Source, SourceArgs};
+use crate::source::{Source, SourceArgs};
 use crate::stream::Stream;
 use crate::survey::{Seen, survey};
 use crate::with_format;
@@ -33,9 +33,6 @@ and are equally aligned, on a chip that has the size. How much of the video
 memory is free is said where its size is known: for scripts, and for images and
 snapshots of 64M and more.
 Exit code 1: there were more tables than may be read.";
-
-/// What an image holds at least that is taken for the memory of a card, and not for a piece cut out of it.
-const WHOLE: u64 = 64 << 20;
 
 /// Arguments of `gmmu stats`.
 #[derive(Debug, clap::Args)]
@@ -131,7 +128,7 @@ fn tables<F: Format>(source: &mut Source, console: &Console<'_>) -> Result<(Vec<
 
 /// Goes through the mappings.
 fn mappings(source: &mut Source, console: &Console<'_>) -> Result<Stats, Failure> {
-    let known = vram_bytes(source);
+    let known = source.vram_bytes();
     let (mmu, root, sizes) = (source.mmu.name(), Text(source.root), source.sizes);
     let mut sums: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
     let (mut promotion, mut spans, mut elsewhere) = (Promotion::default(), Spans::default(), BTreeMap::new());
@@ -180,13 +177,6 @@ fn mappings(source: &mut Source, console: &Console<'_>) -> Result<Stats, Failure
         bad,
         truncated,
     })
-}
-
-/// How much video memory there is, where that is known.
-fn vram_bytes(source: &Source) -> Option<u64> {
-    let info = &source.info;
-    let whole = matches!(source.memory, Memory::Model(_)) || info.base == 0 && info.fb_bytes >= WHOLE;
-    whole.then_some(info.fb_bytes)
 }
 
 impl View for Stats {

@@ -339,6 +339,16 @@ impl Source {
         }
     }
 
+    /// How much video memory there is, where that is known: a model knows, and an image or snapshot from address 0 on is
+    /// taken to be of a whole card if it is large enough for one.
+    #[must_use]
+    pub fn vram_bytes(&self) -> Option<u64> {
+        const SMALLEST_CARD: u64 = 64 << 20;
+        let SnapshotInfo { base, fb_bytes, .. } = self.info;
+        let whole = matches!(self.memory, Memory::Model(_)) || base == 0 && fb_bytes >= SMALLEST_CARD;
+        whole.then_some(fb_bytes)
+    }
+
     /// How many tables a search may read: far more than an image of this size can hold, unless tables form a loop.
     #[must_use]
     pub fn tables_max(&self) -> u64 {
