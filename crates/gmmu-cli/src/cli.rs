@@ -57,6 +57,8 @@ pub enum Command {
     Roots(cmd::roots::Args),
     /// Check page tables for what is wrong with them
     Check(cmd::check::Args),
+    /// Draw an address space and its tables: a page to zoom into, or a graph
+    Render(cmd::render::Args),
     /// Compare two sources: which mappings changed
     Diff(cmd::diff::Args),
     /// Count tables and pages, and say what could be cheaper
@@ -96,6 +98,7 @@ impl Command {
             Self::Tree(args) => cmd::tree::run(args, console),
             Self::Roots(args) => cmd::roots::run(args, console),
             Self::Check(args) => cmd::check::run(args, console),
+            Self::Render(args) => cmd::render::run(args, console),
             Self::Diff(args) => cmd::diff::run(args, console),
             Self::Stats(args) => cmd::stats::run(args, console),
             Self::Capture(args) => cmd::capture::run(args, console),

@@ -13,6 +13,7 @@ pub mod fault;
 pub mod list;
 pub mod man;
 pub mod map;
+pub mod render;
 pub mod roots;
 pub mod run;
 pub mod selftest;
