@@ -4,7 +4,11 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod checks;
+mod diffs;
 mod image;
+mod made;
+mod pictures;
 mod roots;
 
 use std::time::{Duration, Instant};
