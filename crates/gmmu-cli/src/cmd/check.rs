@@ -6,6 +6,7 @@ use serde::Serialize;
 use crate::check::{Finding, RULES, Rule, Severity, by_name, check};
 use crate::console::{BAD, Console, FAINT, GOOD, ODD, SCHEMA, STRONG, View};
 use crate::exit::{Exit, Failure, Outcome};
+use crate::fault::report::wrapped;
 use crate::notation::{Counted, Text, Word};
 use crate::num::{number, shown};
 use crate::source::SourceArgs;
@@ -136,14 +137,17 @@ impl View for Checked {
                 rule.name
             ))?;
             for Finding { va, entry, raw, says, .. } in group.iter().take(SHOWN) {
-                let raw = raw.iter().map(Word::to_string).collect::<Vec<_>>().join(" ");
-                console.line(format_args!("  va {va}  entry {entry}  {raw}"))?;
+                let words: String = raw.iter().map(|word: &Word| format!("  {word}")).collect();
+                console.line(format_args!("  va {va}  entry {entry}{words}"))?;
                 console.line(format_args!("    {says}"))?;
             }
             if group.len() > SHOWN {
                 console.line(format_args!("  {FAINT}and {} more; --json has all{FAINT:#}", group.len() - SHOWN))?;
             }
-            console.line(format_args!("  {GOOD}do:{GOOD:#} {}", rule.todo))?;
+            for (number, line) in wrapped(rule.todo, 74).iter().enumerate() {
+                let start = if number == 0 { "do:" } else { "   " };
+                console.line(format_args!("  {GOOD}{start}{GOOD:#} {line}"))?;
+            }
         }
         if self.findings.is_empty() {
             console.line(format_args!("{GOOD}nothing found{GOOD:#} by {} rules", RULES.len()))?;
@@ -156,7 +160,6 @@ impl View for Explained {
     fn text(&self, console: &mut Console<'_>) -> Result<(), Failure> {
         let Rule { id, name, severity, means, todo } = self.rule;
         console.line(format_args!("{STRONG}{id} {name}{STRONG:#} ({})", severity.name()))?;
-        console.line(format_args!("{means}"))?;
-        console.line(format_args!("{todo}"))
+        [means, todo].into_iter().flat_map(|text| wrapped(text, 80)).try_for_each(|line| console.line(format_args!("{line}")))
     }
 }
