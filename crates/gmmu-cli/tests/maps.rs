@@ -210,7 +210,10 @@ fn a_file_that_is_no_file_is_refused_and_stays() {
 
 #[test]
 fn the_prose_below_the_examples_fits_80_columns() {
-    for command in ["map", "walk", "dump", "tree", "decode", "encode", "fault", "capture", "selftest"] {
+    for command in [
+        "map", "walk", "dump", "tree", "decode", "encode", "fault", "capture", "selftest", "roots", "check", "diff",
+        "stats", "render",
+    ] {
         let ran = gmmu_with(&[command, "--help"], b"");
         let (_, below) = ran.out.split_once("Examples:").unwrap();
         // A command line to copy may be longer: broken, it would not work.

@@ -48,16 +48,15 @@ impl Aliases {
     }
 
     /// Compares spans with each other, and with the tables.
-    pub(super) fn finish(mut self, tables: &[(Table, u64)], findings: &mut Findings) {
+    pub(super) fn finish(mut self, tables: &[Table], findings: &mut Findings) {
         self.0.sort_by_key(|span| (span.start, span.va));
         self.tables(tables, findings);
         // The span that reaches furthest of each way to map: whatever overlaps at all overlaps one of these.
         let mut furthest: Vec<Span> = Vec::new();
         for span in &self.0 {
             furthest.retain(|other| other.end > span.start);
-            let other = furthest.iter().find(|other| {
-                (other.kind, other.flags.volatile) != (span.kind, span.flags.volatile)
-            });
+            let other =
+                furthest.iter().find(|other| (other.kind, other.flags.volatile) != (span.kind, span.flags.volatile));
             if let Some(other) = other {
                 let how = |span: &Span| {
                     format!("kind {}, {}", span.kind.0, if span.flags.volatile { "not cached" } else { "cached" })
@@ -81,25 +80,21 @@ impl Aliases {
     }
 
     /// Tells of tables that may be written through the space that they make.
-    fn tables(&self, tables: &[(Table, u64)], findings: &mut Findings) {
-        let mut own: Vec<(u64, u64, &Table)> = tables
-            .iter()
-            .filter(|(table, _)| table.at.is_vram())
-            .map(|(table, bytes)| (table.at.raw(), table.at.raw().saturating_add(*bytes), table))
-            .collect();
-        own.sort_by_key(|&(start, end, _)| (start, end));
+    fn tables(&self, tables: &[Table], findings: &mut Findings) {
+        let own = tables.iter().filter(|table| table.at.is_vram());
+        let mut own: Vec<&Table> = own.collect();
+        own.sort_by_key(|table| table.at.raw());
         for span in self.0.iter().filter(|span| !span.flags.read_only) {
-            // Tables are at most 4 KiB long, so none that ends in the span begins earlier than that before it.
-            let from = own.partition_point(|&(start, ..)| start < span.start.saturating_sub(4096));
-            let within = own.iter().skip(from).take_while(|&&(start, ..)| start < span.end);
-            let mut hit = within.filter(|&&(_, end, _)| end > span.start);
-            let Some(&(start, _, table)) = hit.next() else { continue };
-            let more = match hit.count() {
+            // A table lies within one 4 KiB page, so none reaches into a span from before it.
+            let first = own.partition_point(|table| table.at.raw() < span.start);
+            let end = own.partition_point(|table| table.at.raw() < span.end);
+            let Some(table) = own.get(first).filter(|_| first < end) else { continue };
+            let more = match end - first - 1 {
                 0 => String::new(),
                 more => format!(" and {more} more tables"),
             };
             let who = if span.flags.privileged { "privileged code" } else { "anyone in this space" };
-            let va = span.va.saturating_add(start.saturating_sub(span.start));
+            let va = span.va.saturating_add(table.at.raw().saturating_sub(span.start));
             let says = format!("{who} can write the {} {}{more} through this mapping", table.level.name, table.at);
             findings.add(&rules::GM009, va, span.entry, &[span.raw], says);
         }

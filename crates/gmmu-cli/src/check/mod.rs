@@ -53,8 +53,8 @@ pub struct Finding {
 pub struct Findings {
     list: Vec<Finding>,
     counts: HashMap<&'static str, usize>,
-    /// Some rule had more findings than are kept, or there were more tables than may be read.
-    pub truncated: bool,
+    /// There were more tables, or mappings, than are looked at.
+    truncated: bool,
 }
 
 impl Findings {
@@ -62,7 +62,6 @@ impl Findings {
         let count = self.counts.entry(rule.id).or_default();
         *count += 1;
         if *count > MOST {
-            self.truncated = true;
             return;
         }
         self.list.push(Finding {
@@ -73,6 +72,13 @@ impl Findings {
             raw: raw.iter().copied().map(Word).collect(),
             says: says.into(),
         });
+    }
+
+    /// Whether there is more than is told, of rules that are not among `allowed`.
+    #[must_use]
+    pub fn truncated(&self, allowed: &[&Rule]) -> bool {
+        let asked = |id: &str| allowed.iter().all(|rule| rule.id != id);
+        self.truncated || self.counts.iter().any(|(id, count)| *count > MOST && asked(id))
     }
 
     /// The findings, sorted.
@@ -90,7 +96,7 @@ struct Check {
     vram_end: Option<u64>,
     /// The entry that first pointed to a table, with the table's level.
     parents: HashMap<TableAddr, (Option<TableAddr>, u32)>,
-    tables: Vec<(Table, u64)>,
+    tables: Vec<Table>,
     aliases: Aliases,
     halves: Option<Halves>,
 }
@@ -129,7 +135,7 @@ pub fn check<F: Format>(source: &mut Source, terminal: Terminal, vram_end: Optio
 impl Check {
     fn table<F: Format>(&mut self, source: &mut Source, table: &Table, again: bool) {
         if !again {
-            self.tables.push((*table, table.level.table_bytes()));
+            self.tables.push(*table);
         }
         self.halves = None;
         let Some(parent) = table.parent else {
@@ -149,7 +155,13 @@ impl Check {
         };
         self.undefined(kind, &Fields::of::<F>(kind, raw), table.va, parent, &[raw]);
         if self.vram_end.is_some_and(|end| table.at.is_vram() && table.at.raw() >= end) {
-            self.findings.add(&rules::GM004, table.va, parent, &[raw], format!("the table {} does not exist", table.at));
+            self.findings.add(
+                &rules::GM004,
+                table.va,
+                parent,
+                &[raw],
+                format!("the table {} does not exist", table.at),
+            );
         }
         if table.level.shift == 12 && !again {
             self.halves = Halves::beside::<F>(&mut source.memory, parent);

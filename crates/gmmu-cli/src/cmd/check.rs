@@ -100,7 +100,7 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
     let mut source = args.source.open()?;
     let end = args.vram.or_else(|| source.vram_bytes());
     let found = with_format!(source.mmu, check(&mut source, console.terminal(), end))?;
-    let truncated = found.truncated;
+    let truncated = found.truncated(&args.allow);
     let mut findings = found.into_list();
     findings.retain(|finding| args.allow.iter().all(|rule| rule.id != finding.rule));
     let fails = |finding: &Finding| {
@@ -160,6 +160,9 @@ impl View for Explained {
     fn text(&self, console: &mut Console<'_>) -> Result<(), Failure> {
         let Rule { id, name, severity, means, todo } = self.rule;
         console.line(format_args!("{STRONG}{id} {name}{STRONG:#} ({})", severity.name()))?;
-        [means, todo].into_iter().flat_map(|text| wrapped(text, 80)).try_for_each(|line| console.line(format_args!("{line}")))
+        [means, todo]
+            .into_iter()
+            .flat_map(|text| wrapped(text, 80))
+            .try_for_each(|line| console.line(format_args!("{line}")))
     }
 }

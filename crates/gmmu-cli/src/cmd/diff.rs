@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::console::{BAD, Console, GOOD, ODD, SCHEMA, STRONG, View};
 use crate::exit::{Exit, Failure, Outcome};
+use crate::files;
 use crate::format::Mmu;
 use crate::notation::{Bytes, Text};
 use crate::num::{number, shown};
@@ -153,26 +154,27 @@ fn side(args: &Args, text: &str) -> Result<Source, Failure> {
         }
     }
     let file = Path::new(path);
-    let script = file.extension().is_some_and(|extension| extension == "gmmu") && file.exists() && !is_snapshot(file);
+    std::fs::metadata(file).map_err(|error| files::unreadable(file.display(), &error))?;
+    let script = file.extension().is_some_and(|extension| extension == "gmmu") && !is_snapshot(file);
     if script {
         options.script = Some(file.to_owned());
         // A script says itself which chip it is for.
         (options.chip, options.mmu) = (None, None);
     } else {
         options.file = Some(file.to_owned());
-        if file.exists() && is_snapshot(file) {
+        if is_snapshot(file) {
             (options.chip, options.mmu) = (None, None);
         } else if options.root.is_none() {
-            return Err(Failure::usage(format_args!("{}: where is the top table?", file.display())).hint(format_args!(
-                "write {path}@ADDR; `gmmu roots --file {path}` looks for likely ones"
-            )));
+            return Err(Failure::usage(format_args!("{}: where is the top table?", file.display()))
+                .hint(format_args!("write {path}@ADDR; `gmmu roots --file {path}` looks for likely ones")));
         }
     }
     options.open()
 }
 
 fn wrong(text: &str, why: &str) -> Failure {
-    Failure::usage(format_args!("{}: {why}", shown(text))).hint("a source is PATH[@ROOT][+BASE], such as vram.img@0x10000")
+    Failure::usage(format_args!("{}: {why}", shown(text)))
+        .hint("a source is PATH[@ROOT][+BASE], such as vram.img@0x10000")
 }
 
 impl View for Diff {

@@ -91,7 +91,9 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
         Form::Html => html(&picture)?,
         Form::Dot => dot::dot(&picture),
     };
-    files::write_whole(output, |file| file.write_all(text.as_bytes()).map_err(|error| files::unwritable(output, &error)))?;
+    files::write_whole(output, |file| {
+        file.write_all(text.as_bytes()).map_err(|error| files::unwritable(output, &error))
+    })?;
     console.show(&Rendered {
         schema: SCHEMA,
         file: output.display().to_string(),
@@ -120,9 +122,6 @@ fn html(picture: &Picture) -> Result<String, Failure> {
 impl View for Rendered {
     fn text(&self, console: &mut Console<'_>) -> Result<(), Failure> {
         let Self { file, bytes, tables, ranges, findings, .. } = self;
-        console.line(format_args!(
-            "{file}: {tables} tables, {ranges} ranges, {findings} findings in {}",
-            Bytes(*bytes)
-        ))
+        console.line(format_args!("{file}: {tables} tables, {ranges} ranges, {findings} findings in {}", Bytes(*bytes)))
     }
 }

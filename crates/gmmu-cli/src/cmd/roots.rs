@@ -10,7 +10,7 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::format::Mmu;
 use crate::notation::{Bytes, Text};
 use crate::progress::Progress;
-use crate::roots::{Candidates, LINE, Likely, Wanted, judge, likely, rest_is_zero, scan};
+use crate::roots::{Candidates, LINE, Likely, MOST, Wanted, judge, likely, rest_is_zero, scan};
 use crate::source::{Memory, RootChoice, SourceArgs, root_of_instance};
 use crate::with_format;
 
@@ -118,6 +118,7 @@ fn search(args: &Args, memory: &mut Memory, wanted: &[Wanted], console: &Console
     let line = if args.all { 0 } else { LINE };
     let found = likely(memory, wanted, &candidates, line, || progress.advance(1))?;
     drop(progress);
+    let truncated = truncated || found.len() >= MOST;
     Ok(Roots { schema: SCHEMA, scanned, roots: found.into_iter().map(|found| view(None, found)).collect(), truncated })
 }
 

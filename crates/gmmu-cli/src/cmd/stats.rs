@@ -189,9 +189,9 @@ impl View for Stats {
             let bytes = Bytes(*bytes).to_string();
             console.line(format_args!("{name:<8}  {tables:>10}  {bytes:>10}  {used} of {entries}{empty}"))?;
         }
-        let per_gib = self.table_bytes_per_gib.map_or_else(String::new, |per_gib| {
-            format!(": {} of tables for each GiB mapped", Bytes(per_gib))
-        });
+        let per_gib = self
+            .table_bytes_per_gib
+            .map_or_else(String::new, |per_gib| format!(": {} of tables for each GiB mapped", Bytes(per_gib)));
         console.line(format_args!("all       {:>22}{per_gib}", Bytes(self.table_bytes).to_string()))?;
         console.line(format_args!("\n{STRONG}pages         number      mapped      sparse{STRONG:#}"))?;
         for PageStats { page, pages, bytes, sparse } in &self.pages {
@@ -216,16 +216,16 @@ impl Stats {
         }
         for Candidate { va, bytes, from, to, entries_saved } in largest {
             let (from, to) = (PageSize::name(*from), PageSize::name(*to));
-            console.line(format_args!("{va}  {:>8}  {from} to {to}  {entries_saved} entries less", Bytes(*bytes).to_string()))?;
+            console.line(format_args!(
+                "{va}  {:>8}  {from} to {to}  {entries_saved} entries less",
+                Bytes(*bytes).to_string()
+            ))?;
         }
         let shown = largest.len() as u64;
         if *ranges > shown {
             console.line(format_args!("{FAINT}and {} more{FAINT:#}", ranges - shown))?;
         }
-        console.line(format_args!(
-            "all: {entries_saved} entries and {} of tables less",
-            Bytes(*table_bytes_saved)
-        ))
+        console.line(format_args!("all: {entries_saved} entries and {} of tables less", Bytes(*table_bytes_saved)))
     }
 
     fn memory_text(&self, console: &mut Console<'_>) -> Result<(), Failure> {

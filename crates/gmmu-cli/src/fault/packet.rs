@@ -25,7 +25,8 @@ pub fn words(text: &str) -> Result<Packet, String> {
         .map(|piece| piece.strip_prefix("0x").unwrap_or(piece))
         .filter(|piece| !piece.is_empty())
         .collect();
-    let wrong = || format!("a packet is 32 bytes in hex (64 digits) or eight 32-bit words, not {}", crate::num::shown(text));
+    let wrong =
+        || format!("a packet is 32 bytes in hex (64 digits) or eight 32-bit words, not {}", crate::num::shown(text));
     if !pieces.iter().all(|piece| piece.chars().all(|digit| digit.is_ascii_hexdigit())) {
         return Err(wrong());
     }

@@ -24,6 +24,9 @@ use crate::with_format;
 /// Of 100 points, what a top table has at least.
 pub const LINE: u32 = 65;
 
+/// Most top tables that are told of.
+pub const MOST: usize = 256;
+
 /// One format that is looked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted {
@@ -54,7 +57,7 @@ impl Likely {
     }
 }
 
-/// Judges all candidates, and gives those that reach `line`, the best first. Tables inside the tree of another one are
+/// Judges all candidates, and gives those that reach `line`, the best first and at most [`MOST`]. Tables inside the tree of another one are
 /// left out.
 ///
 /// # Errors
@@ -92,6 +95,7 @@ pub fn likely(
 /// Leaves out what is a table in the tree of another.
 fn tops(memory: &mut Memory, mut found: Vec<Likely>) -> Result<Vec<Likely>, Failure> {
     found.sort_by_key(|likely| (std::cmp::Reverse(likely.score()), likely.root.raw()));
+    found.truncate(MOST);
     let places: HashSet<TableAddr> = found.iter().map(|likely| likely.root).collect();
     let mut kept: Vec<(Likely, HashSet<TableAddr>)> = Vec::new();
     for likely in found {

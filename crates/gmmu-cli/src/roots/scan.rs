@@ -58,9 +58,8 @@ pub fn scan(memory: &mut Memory, wanted: &[Wanted], mut tick: impl FnMut()) -> R
             keep(&mut found.instances, (at, root), &mut found.truncated);
         }
     });
-    found.scanned = read.map_err(|error| {
-        Failure::input(format_args!("{}: cannot be read: {error}", Image::path(image).display()))
-    })?;
+    found.scanned = read
+        .map_err(|error| Failure::input(format_args!("{}: cannot be read: {error}", Image::path(image).display())))?;
     Ok(found)
 }
 

@@ -40,7 +40,8 @@ pub(crate) fn scattered(tables: usize) -> Image {
         // A directory of 256 for each 512 MiB.
         let (directory, slot) = (0x1_0000 + table / 256 * 4096, table % 256);
         let at = FIRST + table * 4096;
-        image = image.word(PDE1 + table / 256 * 8, link(directory as u64)).word(directory + slot * 16 + 8, link(at as u64));
+        image =
+            image.word(PDE1 + table / 256 * 8, link(directory as u64)).word(directory + slot * 16 + 8, link(at as u64));
         for n in 0..512 {
             let frame = (table * 512 + 511 - n) as u64;
             image = image.word(at + n * 8, page(0x1000_0000 + (frame << 12)));

@@ -2,9 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod checks;
 #[path = "../common/mod.rs"]
 mod common;
-mod checks;
 mod diffs;
 mod image;
 mod made;

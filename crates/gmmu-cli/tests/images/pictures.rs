@@ -92,7 +92,8 @@ fn the_script_of_the_page_finds_what_dump_shows() {
     for (name, mmu) in REAL {
         let page = Page::new(&format!("script-{name}"), "html");
         assert_eq!(real(name, mmu, &["render", "-o", &page.0]).code, 0);
-        let mapped = ranges_of(name).into_iter().find(|range| range["page"] == "4K" && range["to"].is_string()).unwrap();
+        let mapped =
+            ranges_of(name).into_iter().find(|range| range["page"] == "4K" && range["to"].is_string()).unwrap();
         let va = format!("{:#x}", hex(&mapped["va"]) + 4096);
         let driver = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/images/page.js");
         let ran = Command::new("node").args([driver, &page.0, &va]).output().unwrap();

@@ -14,7 +14,9 @@ pub(super) fn dot(picture: &Picture) -> String {
     let _ = writeln!(text, "// MMU {}, top table {}", picture.mmu, picture.root);
     text.push_str("digraph tables {\n  rankdir=LR;\n  node [shape=box, fontname=\"monospace\"];\n");
     let drawn = picture.tables.len().min(MOST);
-    for (number, TableRow(level, shift, at, va, parent, used, entries, _)) in picture.tables.iter().take(drawn).enumerate() {
+    for (number, TableRow(level, shift, at, va, parent, used, entries, _)) in
+        picture.tables.iter().take(drawn).enumerate()
+    {
         let pages = match (*level, shift) {
             ("PTE", 16) => " 64K",
             ("PTE", _) => " 4K",

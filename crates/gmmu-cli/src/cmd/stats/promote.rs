@@ -60,7 +60,9 @@ impl Promotion {
             });
             let Some((number, size, first, last)) = fitting else { continue };
             self.found(from, size, first, last - first);
-            left.extend([(start, first, number), (last, end, number)].into_iter().filter(|(start, end, _)| start < end));
+            left.extend(
+                [(start, first, number), (last, end, number)].into_iter().filter(|(start, end, _)| start < end),
+            );
         }
     }
 
