@@ -57,7 +57,7 @@ impl<'a> Stream<'a> {
     ///
     /// # Errors
     /// Those of the source.
-    pub fn next(&mut self) -> Result<Option<Mapped>, Failure> {
+    pub fn next_range(&mut self) -> Result<Option<Mapped>, Failure> {
         loop {
             let memory = &mut self.source.memory;
             let found = match &mut self.scan {

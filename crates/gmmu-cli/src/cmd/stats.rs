@@ -135,7 +135,7 @@ fn mappings(source: &mut Source, console: &Console<'_>) -> Result<Stats, Failure
     let mut progress = Progress::new(console.terminal(), "walking", None);
     let mut barren = Barren::default();
     let mut stream = Stream::new(source, &mut barren)?;
-    while let Some(range) = stream.next()? {
+    while let Some(range) = stream.next_range()? {
         progress.advance(1);
         let Mapped { bytes, page, what, .. } = range;
         let sum = sums.entry(page).or_default();

@@ -17,7 +17,7 @@ fn cells(ranges: impl Iterator<Item = Value>) -> Vec<Cell> {
                 Some(to) => format!("{:#x}", hex(&json!(to.split(':').nth(1).unwrap())) + n * 4096),
                 None => "sparse".to_owned(),
             };
-            let cell = &mut cells[(va / 4096 + n) as usize];
+            let cell = &mut cells[usize::try_from(va / 4096 + n).unwrap()];
             assert_eq!(*cell, None, "told twice");
             *cell = Some((to, range["page"].to_string(), range["flags"].to_string()));
         }

@@ -39,7 +39,7 @@ fn inner_tables_reach_the_line_for_no_format() {
         let tree = real(name, mmu, &["tree", "--json"]).json();
         for table in tree["tables"].as_array().unwrap().iter().skip(1) {
             let at = table["at"].as_str().unwrap();
-            if hex(&json!(at.trim_start_matches("vram:"))) % 4096 != 0 {
+            if !hex(&json!(at.trim_start_matches("vram:"))).is_multiple_of(4096) {
                 continue;
             }
             let ran = gmmu(&["roots", "--file", &data(&format!("{name}.img")), "--root", at, "--json"]);

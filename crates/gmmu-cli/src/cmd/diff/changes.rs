@@ -51,17 +51,17 @@ pub(super) fn compare(
     sums: &mut Sums,
     mut each: impl FnMut(Change) -> Result<bool, Failure>,
 ) -> Result<(), Failure> {
-    let (mut left, mut right) = (a.next()?, b.next()?);
+    let (mut left, mut right) = (a.next_range()?, b.next_range()?);
     let mut open: Option<Change> = None;
     loop {
         let change = cut(&mut left, &mut right);
         let Some(change) = change else { break };
         sums.add(&change);
         if left.is_none_or(|left| left.bytes == 0) {
-            left = a.next()?;
+            left = a.next_range()?;
         }
         if right.is_none_or(|right| right.bytes == 0) {
-            right = b.next()?;
+            right = b.next_range()?;
         }
         if let Some(open) = &mut open
             && open.goes_on_with(&change)
