@@ -38,7 +38,7 @@ struct Part {
 
 /// The copy of the records, in order. It has no hole within what was loaded.
 #[derive(Debug, Default)]
-struct Overlay {
+pub(super) struct Overlay {
     parts: List<Part>,
 }
 
@@ -185,7 +185,7 @@ impl<F: Format> Vmm<F> {
         for operation in operations {
             self.apply(&mut overlay, &mut switches, operation, live)?;
         }
-        let change = self.difference(&overlay, &switches, live)?;
+        let change = self.difference(&overlay, &switches, live, None)?;
         if switches.is_empty() {
             self.plan_change(pool, change)
         } else {
@@ -243,54 +243,67 @@ impl<F: Format> Vmm<F> {
     }
 
     fn apply(
-        &self,
+        &mut self,
         overlay: &mut Overlay,
         switches: &mut List<(Range<u64>, bool)>,
         operation: &Bind<'_>,
         live: Live,
     ) -> Result<(), PrepareError> {
-        let limit = self.va.limits().end;
-        let range = match operation {
+        match operation {
             Bind::Map(request) => {
-                let bytes = check(request, self.config.chip, self.config.vram_bytes)?;
-                let Place::At(va) = request.place else { return Err(PrepareError::NoPlace) };
-                va..va.checked_add(bytes).ok_or(PrepareError::Overflow)?
+                let zap = self.number_mapping(request.evictable)?;
+                self.apply_map(overlay, request, zap, live)?;
             }
-            Bind::Unmap(range) | Bind::Sparse(range) | Bind::Unsparse(range) => range.clone(),
-        };
-        check_range(&range, limit)?;
+            Bind::Unmap(range) => {
+                let at = self.clear_overlay(overlay, range, live)?;
+                overlay.insert(at, Part { range: range.clone(), piece: None, recorded: false })?;
+            }
+            Bind::Sparse(range) | Bind::Unsparse(range) => {
+                check_range(range, self.va.limits().end)?;
+                overlay.load(self, range.clone())?;
+                switches.push((range.clone(), matches!(operation, Bind::Sparse(_))))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the pages of `request`, parts of mapping `zap`, in the place of whatever the copy has there.
+    pub(super) fn apply_map(
+        &self,
+        overlay: &mut Overlay,
+        request: &MapRequest<'_>,
+        zap: u32,
+        live: Live,
+    ) -> Result<(), PrepareError> {
+        let bytes = check(request, self.config.chip, self.config.vram_bytes)?;
+        let Place::At(va) = request.place else { return Err(PrepareError::NoPlace) };
+        let range = va..va.checked_add(bytes).ok_or(PrepareError::Overflow)?;
+        let at = self.clear_overlay(overlay, &range, live)?;
+        let pieces = Pieces::new(request, range.start, self.config.chip.page_sizes, zap);
+        for (at, (range, piece)) in (at..).zip(pieces) {
+            overlay.insert(at, Part { range, piece: Some(piece), recorded: false })?;
+        }
+        Ok(())
+    }
+
+    /// Takes whatever is in `range` out of the copy, and returns where new parts go.
+    fn clear_overlay(&self, overlay: &mut Overlay, range: &Range<u64>, live: Live) -> Result<usize, PrepareError> {
+        check_range(range, self.va.limits().end)?;
         overlay.load(self, range.clone())?;
-        match operation {
-            Bind::Map(_) | Bind::Unmap(_) => {
-                overlay.cut(self, range.start, live)?;
-                overlay.cut(self, range.end, live)?;
-            }
-            Bind::Sparse(_) | Bind::Unsparse(_) => {
-                switches.push((range, matches!(operation, Bind::Sparse(_))))?;
-                return Ok(());
-            }
-        }
-        let at = overlay.clear(&range);
-        match operation {
-            Bind::Map(request) => {
-                let pieces = Pieces::new(request, range.start, self.config.chip.page_sizes);
-                for (at, (range, piece)) in (at..).zip(pieces) {
-                    overlay.insert(at, Part { range, piece: Some(piece), recorded: false })?;
-                }
-                Ok(())
-            }
-            _ => overlay.insert(at, Part { range, piece: None, recorded: false }),
-        }
+        overlay.cut(self, range.start, live)?;
+        overlay.cut(self, range.end, live)?;
+        Ok(overlay.clear(range))
     }
 
     /// What the copy says that the records do not.
-    fn difference(
+    pub(super) fn difference(
         &mut self,
         overlay: &Overlay,
         switches: &[(Range<u64>, bool)],
         live: Live,
+        rebinds: Option<(u32, u32)>,
     ) -> Result<Change, PrepareError> {
-        let mut change = self.new_change(0..0, live);
+        let mut change = Change { rebinds, ..self.new_change(0..0, live) };
         // Where nothing is mapped before or after, nothing changes, unless it becomes sparse or ceases to be.
         for part in overlay.parts.iter() {
             if part.piece.is_some() {
@@ -381,6 +394,8 @@ impl<F: Format> Vmm<F> {
             // Frames are the same only where they are the same object's.
             let known = part.recorded || matches!(was.to, Backed::Memory(_));
             let known = known || !change.other_frames(&was, &here);
+            // Nor are they there where they were zapped, or where another mapping's zap may take them.
+            let known = known && (part.recorded || (was.zap == here.zap && !self.is_zapped(&was)));
             // No page may be kept in part, and none written in part.
             let whole = [both.start, both.end].into_iter().all(|border| {
                 let inner = aligned(border, here.page) || border == part.range.end;
@@ -397,7 +412,7 @@ impl<F: Format> Vmm<F> {
                 }
                 rest = both.end;
                 let piece = Piece { page: was.page, ..here };
-                change.new.push(Target { range: both, piece, word: 0, frame: 0, kept: true })?;
+                change.new.push(Target { range: both, piece, word: 0, frame: 0, kept: true, cleared: false })?;
             }
         }
         if rest < part.range.end {
