@@ -322,22 +322,7 @@ impl<F: Format> Vmm<F> {
             // A job that comes to nothing still is somewhere.
             change.parts.push(first.range.start..first.range.start + PAGE_BYTES)?;
         }
-        if let (Some(first), Some(last)) = (change.parts.first(), change.parts.last()) {
-            change.range = first.start..last.end;
-        }
-        for index in 0..change.parts.len() {
-            let Some(part) = change.parts.get(index).cloned() else { break };
-            for (whole, piece) in self.va.overlapping(part.clone()) {
-                if whole.start < part.start {
-                    change.borders.push(part.start)?;
-                }
-                if whole.end > part.end {
-                    change.borders.push(part.end)?;
-                }
-                let range = whole.start.max(part.start)..whole.end.min(part.end);
-                change.old.push((range.clone(), piece.skip(range.start - whole.start)))?;
-            }
-        }
+        self.replace_parts(&mut change)?;
         let mut old_at = 0;
         for part in overlay.parts.iter() {
             let Some(piece) = part.piece else { continue };
@@ -363,6 +348,27 @@ impl<F: Format> Vmm<F> {
         change.removes |= gone;
         change.adds |= change.new.iter().any(|target| !target.kept);
         Ok(change)
+    }
+
+    /// Lets a change take whatever its parts have now.
+    pub(super) fn replace_parts(&self, change: &mut Change) -> Result<(), PrepareError> {
+        if let (Some(first), Some(last)) = (change.parts.first(), change.parts.last()) {
+            change.range = first.start..last.end;
+        }
+        for index in 0..change.parts.len() {
+            let Some(part) = change.parts.get(index).cloned() else { break };
+            for (whole, piece) in self.va.overlapping(part.clone()) {
+                if whole.start < part.start {
+                    change.borders.push(part.start)?;
+                }
+                if whole.end > part.end {
+                    change.borders.push(part.end)?;
+                }
+                let range = whole.start.max(part.start)..whole.end.min(part.end);
+                change.old.push((range.clone(), piece.skip(range.start - whole.start)))?;
+            }
+        }
+        Ok(())
     }
 
     /// Adds what a part of the copy leads to, in the pages that are there where it leads to the same.

@@ -19,6 +19,8 @@ mod change;
 #[cfg(feature = "alloc")]
 mod commit;
 #[cfg(feature = "alloc")]
+mod defragment;
+#[cfg(feature = "alloc")]
 mod domain;
 #[cfg(feature = "alloc")]
 mod frames;

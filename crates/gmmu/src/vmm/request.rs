@@ -345,6 +345,12 @@ pub enum PrepareError {
         /// The range.
         range: Range<u64>,
     },
+    /// No page in the range can become larger.
+    #[error("no pages in {:#x}..{:#x} can be merged into larger ones", range.start, range.end)]
+    NothingToMerge {
+        /// The range.
+        range: Range<u64>,
+    },
     /// A mapping is bound again as a whole.
     #[error("{bytes:#x} bytes are bound again of a mapping of {of:#x}: give all of its pages")]
     BindsPart {
