@@ -1,5 +1,5 @@
 //! The corpora of the fuzz targets, as the fuzzer would run them.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, reason = "tests")]
 
 mod common;
 mod fuzzed;
