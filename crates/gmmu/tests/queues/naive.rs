@@ -1,5 +1,5 @@
-//! Pages one by one: a narrow stretch of 4 KiB cells around a border of all tables, and a wide one of 64 KiB cells, in
-//! which large pages fit; and what a random operation does to each cell.
+//! Pages one by one: a narrow stretch of 4 KiB cells around a border of all tables, a wide one of 64 KiB cells, in which
+//! large pages fit, and lone 4 KiB cells with tables of their own; and what a random operation does to each cell.
 
 use crate::common::{Random, DATA, GIB, MIB};
 use gmmu::addr::{PageSize, PhysAddr};
@@ -17,18 +17,18 @@ pub struct Cell {
     pub sparse: bool,
 }
 
-/// Cells of the narrow stretch, and of both.
+/// Cells of the narrow stretch, of that and the wide one, and of all.
 pub const NARROW: usize = 2048;
-pub const CELLS: usize = NARROW + 16384;
+pub const CLOSE: usize = NARROW + 16384;
+pub const CELLS: usize = CLOSE + 64;
 const NARROW_VA: u64 = (1 << 47) - 4 * MIB;
 const WIDE_VA: u64 = 1024 * GIB;
-
-const fn is_wide(cell: usize) -> bool {
-    cell >= NARROW
-}
+/// Every second lone cell has a directory of its own too.
+const LONE_VA: u64 = 2048 * GIB;
+const LONE_STEP: u64 = 256 * MIB;
 
 pub const fn bytes(cell: usize) -> u64 {
-    if is_wide(cell) {
+    if NARROW <= cell && cell < CLOSE {
         64 << 10
     } else {
         4 << 10
@@ -36,16 +36,20 @@ pub const fn bytes(cell: usize) -> u64 {
 }
 
 pub const fn va(cell: usize) -> u64 {
-    if is_wide(cell) {
+    if cell < NARROW {
+        NARROW_VA + cell as u64 * bytes(cell)
+    } else if cell < CLOSE {
         WIDE_VA + (cell - NARROW) as u64 * bytes(cell)
     } else {
-        NARROW_VA + cell as u64 * bytes(cell)
+        LONE_VA + (cell - CLOSE) as u64 * LONE_STEP
     }
 }
 
 pub const fn cell_at(va: u64) -> usize {
     if va >= NARROW_VA {
         ((va - NARROW_VA) / bytes(0)) as usize
+    } else if va >= LONE_VA {
+        CLOSE + ((va - LONE_VA) / LONE_STEP) as usize
     } else {
         NARROW + ((va - WIDE_VA) / bytes(NARROW)) as usize
     }
@@ -53,7 +57,7 @@ pub const fn cell_at(va: u64) -> usize {
 
 /// The first address of what a large entry over a cell may span.
 pub const fn domain(cell: usize) -> u64 {
-    va(cell) & !(if is_wide(cell) { 512 * MIB } else { 2 * MIB } - 1)
+    va(cell) & !(if bytes(cell) == 4096 { 2 * MIB } else { 512 * MIB } - 1)
 }
 
 pub fn addresses(cells: &Range<usize>) -> Range<u64> {
@@ -61,9 +65,9 @@ pub fn addresses(cells: &Range<usize>) -> Range<u64> {
     va(cells.start)..va(last) + bytes(last)
 }
 
-/// Both stretches.
-pub fn all() -> [Range<usize>; 2] {
-    [0..NARROW, NARROW..CELLS]
+/// All cells, stretch by stretch.
+pub fn all() -> [Range<usize>; 3] {
+    [0..NARROW, NARROW..CLOSE, CLOSE..CELLS]
 }
 
 /// The domains of all cells of some operations.
@@ -90,16 +94,16 @@ pub enum Op {
 
 impl Op {
     pub fn random(random: &mut Random, has: PageSizes, in_a_bind: bool) -> Self {
-        let wide = random.one_in(20);
-        let (sizes, stretch, unit): (&[(PageSize, usize)], _, _) = if wide {
-            (&[(PageSize::Size64K, 1), (PageSize::Size2M, 32), (PageSize::Size512M, 8192)], NARROW..CELLS, 64 << 10)
-        } else {
-            (&[(PageSize::Size4K, 1), (PageSize::Size64K, 16), (PageSize::Size2M, 512)], 0..NARROW, 4 << 10)
+        let place = random.below(20);
+        let (sizes, stretch): (&[(PageSize, usize)], _) = match place {
+            0 => (&[(PageSize::Size64K, 1), (PageSize::Size2M, 32), (PageSize::Size512M, 8192)], NARROW..CLOSE),
+            1 => (&[(PageSize::Size4K, 1); 3], CLOSE..CELLS),
+            _ => (&[(PageSize::Size4K, 1), (PageSize::Size64K, 16), (PageSize::Size2M, 512)], 0..NARROW),
         };
         let (page, size) = sizes[[0, 0, 0, 1, 1, 1, 1, 2][random.index(8)]];
         let places = (stretch.end - stretch.start) / size;
         let first = random.index(places);
-        let end = (first + 1 + random.index(12)).min(places);
+        let end = if place == 1 { first + 1 } else { (first + 1 + random.index(12)).min(places) };
         let cells = stretch.start + first * size..stretch.start + end * size;
         match random.below(16) {
             0..=3 => Self::Unmap(cells),
@@ -110,7 +114,8 @@ impl Op {
                 // Sometimes where a neighbour's memory goes on, so that there are pages to be kept and merged.
                 let at = if random.one_in(3) { first as u64 } else { random.below(64) } * size as u64;
                 let only = has.has(page) && random.one_in(3);
-                Self::Map { cells, to: DATA + at * unit, page: only.then_some(page) }
+                let to = DATA + at * bytes(cells.start);
+                Self::Map { cells, to, page: only.then_some(page) }
             }
         }
     }
