@@ -379,9 +379,9 @@ impl<F: Format> Vmm<F> {
         }
     }
 
-    /// Room in the records for what `rebook` does, forth and back.
+    /// Room in the records for what `book` does, and `unbook` behind it: each cuts what lies over the borders.
     pub(super) fn reserve_records(&mut self, change: &Change) -> Result<(), NoMemory> {
-        self.va.reserve(change.old.len() + change.new.len() + 2 * change.parts.len() + 4)
+        self.va.reserve(change.old.len() + change.new.len() + 4 * change.parts.len() + 4)
     }
 }
 

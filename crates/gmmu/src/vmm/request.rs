@@ -339,6 +339,13 @@ pub enum PrepareError {
         /// The mapping in the way.
         with: Range<u64>,
     },
+    /// The change would have to wait for an open job, and the space
+    /// [does not queue](super::SpaceConfig::queues) jobs: it can be asked for again when that one was executed.
+    #[error("a job that changes {:#x}..{:#x} has to be executed first", range.start, range.end)]
+    Pending {
+        /// The addresses of the earlier job.
+        range: Range<u64>,
+    },
     /// Nothing is mapped in the range.
     #[error("nothing is mapped in {:#x}..{:#x}", range.start, range.end)]
     NotMapped {

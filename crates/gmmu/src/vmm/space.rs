@@ -30,6 +30,32 @@ pub enum Use {
 }
 
 /// What an address space is for, and on which GPU.
+///
+/// ```
+/// # use gmmu::addr::{PhysAddr, VramAddr};
+/// # use gmmu::format::V3;
+/// # use gmmu::mmio::Mmio;
+/// # use gmmu::vmm::{Extent, MapRequest, PrepareError, SpaceConfig, Use, Vmm};
+/// # use gmmu::vram::{TablePages, Vram};
+/// # use gmmu_sim::{Config, Gpu};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let mut card = Mmio::probe(Gpu::new(&Config::chip("gh100"))?)?;
+/// # let mut vram = Vram::new(&[VramAddr::new(1 << 20)..VramAddr::new(1 << 30)])?;
+/// # let mut pages = TablePages::for_vram(&vram)?;
+/// # let mut pool = pages.pool(&mut vram);
+/// // A space in which no job waits for another.
+/// let config = SpaceConfig { queues: false, ..SpaceConfig::new(card.chip(), card.vram_bytes(), Use::Channel) };
+/// let mut space = Vmm::<V3>::create(config, &mut card, &mut pool)?;
+/// let extents = [Extent { to: PhysAddr::vram(8 << 30), bytes: 2 << 20 }];
+/// let map = space.prepare_map(&mut card, &mut pool, &MapRequest::extents(&extents).at(0x4000_0000))?;
+/// let early = space.prepare_unmap(&mut card, &mut pool, 0x4000_0000..0x4020_0000);
+/// assert!(matches!(early, Err(PrepareError::Pending { range }) if range == (0x4000_0000..0x4020_0000)));
+/// let receipt = map.execute(&mut card).map_err(|failed| failed.why)?;
+/// space.prepare_unmap(&mut card, &mut pool, 0x4000_0000..0x4020_0000)?;
+/// # space.commit(&mut pool, receipt).map_err(|(_, why)| why)?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct SpaceConfig {
     /// The chip.
@@ -43,13 +69,16 @@ pub struct SpaceConfig {
     /// Whether the bus writes an entry in one store ([`Bar0::has_64bit`](crate::device::Bar0::has_64bit), or plain
     /// memory). Where it does not, live entries that change in both halves are cleared in a round before.
     pub whole_words: bool,
+    /// Whether a job may be prepared that has to wait for an earlier one. Where not, it is refused with
+    /// [`PrepareError::Pending`], and every job there is can be executed at once.
+    pub queues: bool,
 }
 
 impl SpaceConfig {
-    /// A space on a bus with 64-bit stores, with the usual limits.
+    /// A space on a bus with 64-bit stores, with the usual limits, where jobs queue.
     #[must_use]
     pub fn new(chip: &'static Chip, vram_bytes: u64, used_by: Use) -> Self {
-        Self { chip, vram_bytes, used_by, limits: Limits::default(), whole_words: true }
+        Self { chip, vram_bytes, used_by, limits: Limits::default(), whole_words: true, queues: true }
     }
 }
 
