@@ -4,7 +4,7 @@
 //! to be, the records say what was, and pages that are the same in both are not written.
 
 use super::change::{Change, Target};
-use super::piece::{Backed, Piece, Pieces, Sizes};
+use super::piece::{Backed, Piece, Sizes};
 use super::prepare::Plan;
 use super::request::{check, check_range, Live, MapRequest, Place, PrepareError};
 use super::space::Vmm;
@@ -169,7 +169,7 @@ impl<F: Format> Vmm<F> {
     /// and with the same attributes, are not touched.
     ///
     /// # Errors
-    /// [`PrepareError`], [`Busy`](PrepareError::Busy) not among them; nothing was changed and nothing is held.
+    /// [`PrepareError`], [`Busy`](PrepareError::Busy) only for what is firmware's; nothing was changed and nothing is held.
     pub fn plan_bind<'a, P: TablePool>(
         &'a mut self,
         pool: &'a mut P,
@@ -259,6 +259,7 @@ impl<F: Format> Vmm<F> {
             Bind::Unmap(range) | Bind::Sparse(range) | Bind::Unsparse(range) => range.clone(),
         };
         check_range(&range, limit)?;
+        self.refuse_foreign(&range)?;
         overlay.load(self, range.clone())?;
         match operation {
             Bind::Map(_) | Bind::Unmap(_) => {
@@ -273,8 +274,7 @@ impl<F: Format> Vmm<F> {
         let at = overlay.clear(&range);
         match operation {
             Bind::Map(request) => {
-                let pieces = Pieces::new(request, range.start, self.config.chip.page_sizes);
-                for (at, (range, piece)) in (at..).zip(pieces) {
+                for (at, (range, piece)) in (at..).zip(self.pieces_at(request, &range)) {
                     overlay.insert(at, Part { range, piece: Some(piece), recorded: false })?;
                 }
                 Ok(())

@@ -11,6 +11,8 @@
 pub mod execute;
 
 #[cfg(feature = "alloc")]
+mod adopt;
+#[cfg(feature = "alloc")]
 mod batch;
 #[cfg(feature = "alloc")]
 mod bind;
@@ -20,6 +22,8 @@ mod change;
 mod commit;
 #[cfg(feature = "alloc")]
 mod domain;
+#[cfg(feature = "alloc")]
+mod foreign;
 #[cfg(feature = "alloc")]
 mod frames;
 #[cfg(feature = "alloc")]
@@ -55,6 +59,8 @@ mod rounds;
 #[cfg(feature = "alloc")]
 mod space;
 
+#[cfg(feature = "alloc")]
+pub use adopt::AdoptError;
 #[cfg(feature = "alloc")]
 pub use batch::{flush_all, poll_flush_all};
 #[cfg(feature = "alloc")]

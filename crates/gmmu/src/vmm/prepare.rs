@@ -3,7 +3,6 @@
 use super::change::{Change, Target};
 use super::execute::{initialise, Source, Write};
 use super::job::{Body, Job, State};
-use super::piece::Pieces;
 use super::plan::{Planner, Setting};
 use super::record::{Before, Record};
 use super::request::{check, check_range, MapRequest, PrepareError, Protection, Span};
@@ -75,7 +74,7 @@ impl<F: Format> Vmm<F> {
         let bytes = check(request, chip, self.config.vram_bytes)?;
         let range = self.choose(request, bytes)?;
         let mut change = self.new_change(range.clone(), request.live);
-        for (part, piece) in Pieces::new(request, range.start, chip.page_sizes) {
+        for (part, piece) in self.pieces_at(request, &range) {
             self.target(&mut change, part, piece)?;
         }
         change.adds = true;
@@ -252,6 +251,7 @@ impl<F: Format> Vmm<F> {
     /// Enters a change into the records, and takes what its job will consist of. Where that fails, the records are as they
     /// were.
     fn book_and_take(&mut self, change: &Change, sparse_before: Option<&Windows>) -> Result<Owned<Body>, PrepareError> {
+        self.refuse_foreign_change(change)?;
         if let Some(before) = sparse_before {
             // So that taking the plan back cannot fail.
             self.sparse.reserve(before.len() + change.background.len() + 1)?;
