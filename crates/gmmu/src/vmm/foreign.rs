@@ -175,12 +175,13 @@ impl<F: Format> Tree<F> {
         while va < range.end {
             let entry = va..va.saturating_add(level.span());
             let place = Place { directory, slot: entry_slot::<F>(n, va) };
-            let (first, second) = self.halves(place);
-            let foreign = self.is_foreign(first) || (level.entry_bytes == 16 && self.is_foreign(second));
+            let child = self.child(place);
+            let beside = level.entry_bytes == 16 && self.is_foreign(self.halves(place).1);
+            let foreign = self.is_foreign(child) || beside;
             if let (true, Some(page)) = (foreign, level.leaf) {
                 visit(entry.clone(), page);
             }
-            if let (true, Child::Directory(below)) = (foreign, first) {
+            if let (true, Child::Directory(below)) = (foreign, child) {
                 let part = range.start.max(entry.start)..range.end.min(entry.end);
                 self.visit_foreign_below(n + 1, below, &part, visit);
             }
