@@ -4,9 +4,9 @@
 #![allow(clippy::unwrap_used, missing_docs, missing_debug_implementations, reason = "tests")]
 
 use crate::common::{config, Pool, World, GIB};
-use gmmu::addr::TableAddr;
+use gmmu::addr::{PhysAddr, TableAddr};
 use gmmu::device::{Bar0, DeviceError, TableRead};
-use gmmu::format::Format;
+use gmmu::format::{Format, Leaf, Link, Pte, Slot};
 use gmmu::mmio::Mmio;
 use gmmu::vmm::{AdoptError, SpaceConfig, Vmm};
 use gmmu_sim::{Config, Gpu, Watched};
@@ -112,7 +112,7 @@ pub struct Adopted<F: Format> {
 
 /// "No 4K pages", as this library writes it.
 pub fn closed<F: Format>() -> u64 {
-    F::encode_pte(&gmmu::format::Pte::NoValid4K).unwrap()
+    F::encode_pte(&Pte::NoValid4K).unwrap()
 }
 
 impl<F: Format> Adopted<F> {
@@ -138,4 +138,64 @@ impl<F: Format> Adopted<F> {
         assert!(pool.inner().out.is_empty());
         mmio
     }
+}
+
+/// Tables written by hand, one page after the other.
+#[derive(Clone)]
+pub struct Hand {
+    pub image: Image,
+    next: u64,
+}
+
+impl Default for Hand {
+    fn default() -> Self {
+        Self { image: Image { root: 0x1000, ..Image::default() }, next: 0x2000 }
+    }
+}
+
+impl Hand {
+    pub fn page(&mut self) -> u64 {
+        self.next += 0x1000;
+        self.next - 0x1000
+    }
+
+    /// Where the entry for `va` of the directory level `n` is; of a dual one, its low word. Tables above are made.
+    pub fn entry<F: Format>(&mut self, n: usize, va: u64) -> u64 {
+        let mut table = self.image.root;
+        for level in &F::LEVELS[..n] {
+            let at = table + level.index(va) * level.entry_bytes;
+            if self.image.word(at) == 0 {
+                let below = self.page();
+                self.link::<F>(at, Slot::Pde, below);
+            }
+            table = match F::decode_link(Slot::Pde, self.image.word(at)).unwrap().to() {
+                Some(below) => below.raw(),
+                None => unreachable!("the test wrote something else there"),
+            };
+        }
+        let level = &F::LEVELS[n];
+        table + level.index(va) * level.entry_bytes
+    }
+
+    /// Where the dual entry for `va` is.
+    pub fn dual<F: Format>(&mut self, va: u64) -> u64 {
+        self.entry::<F>(F::LEVELS.len() - 1, va)
+    }
+
+    pub fn link<F: Format>(&mut self, at: u64, slot: Slot, to: u64) {
+        self.image.set(at, F::encode_link(slot, &Link::table(TableAddr::vram(to))).unwrap());
+    }
+
+    /// Links new leaf tables under the dual entry for `va`: the 64K table, the 4K table.
+    pub fn leaf_tables<F: Format>(&mut self, va: u64) -> [u64; 2] {
+        let (dual, big, small) = (self.dual::<F>(va), self.page(), self.page());
+        self.link::<F>(dual, Slot::Big, big);
+        self.link::<F>(dual + 8, Slot::Small, small);
+        [big, small]
+    }
+}
+
+/// The entry of a page of video memory.
+pub fn leaf<F: Format>(to: u64) -> u64 {
+    F::encode_pte(&Pte::Leaf(Leaf::new(PhysAddr::vram(to)))).unwrap()
 }
