@@ -153,6 +153,7 @@ impl Edges {
 impl<F: Format> Vmm<F> {
     /// The change that takes `span` out, or gives its pages other attributes.
     pub(super) fn change_of(&mut self, span: &Span, protection: Option<Protection>) -> Result<Change, PrepareError> {
+        self.refuse_foreign(&span.range)?;
         let mut change = self.new_change(span.range.clone(), span.live);
         for (whole, piece) in self.va.overlapping(span.range.clone()) {
             change.old.push((whole, *piece))?;

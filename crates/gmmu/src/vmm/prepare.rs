@@ -3,7 +3,6 @@
 use super::change::{Change, Target};
 use super::execute::{initialise, Source, Write};
 use super::job::{Body, Job, Progress, State};
-use super::piece::Pieces;
 use super::plan::{Planner, Setting};
 use super::rebind::Touched;
 use super::record::{Before, Record};
@@ -77,7 +76,7 @@ impl<F: Format> Vmm<F> {
         let range = self.choose(request, bytes)?;
         let zap = self.number_mapping(request.evictable)?;
         let mut change = self.new_change(range.clone(), request.live);
-        for (part, piece) in Pieces::new(request, range.start, chip.page_sizes, zap) {
+        for (part, piece) in self.pieces_at(request, &range, zap) {
             self.target(&mut change, part, piece)?;
         }
         change.adds = true;
@@ -259,6 +258,7 @@ impl<F: Format> Vmm<F> {
         change: &Change,
         sparse_before: Option<&Windows>,
     ) -> Result<(Owned<Body>, List<Touched>), PrepareError> {
+        self.refuse_foreign_change(change)?;
         if let Some(before) = sparse_before {
             // So that taking the plan back cannot fail.
             self.sparse.reserve(before.len() + change.background.len() + 1)?;

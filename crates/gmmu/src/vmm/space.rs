@@ -96,6 +96,8 @@ pub struct Census {
     pub directories: usize,
     /// Tables of 4K and 64K leaves.
     pub leaf_tables: usize,
+    /// How many of both firmware made ([`Vmm::adopt`]).
+    pub foreign_tables: usize,
     /// Bytes of heap that the mirror of the tables takes.
     pub mirror_bytes: usize,
     /// Jobs that were prepared and neither committed nor cancelled.
@@ -106,7 +108,8 @@ pub struct Census {
 
 /// A GPU address space: which tables and mappings it has after all prepared jobs, and how to change them.
 ///
-/// One live `Vmm` per root. Nothing is read back from the GPU; what the books say is what was written.
+/// One live `Vmm` per root. Nothing is read back from the GPU, but once by [`adopt`](Self::adopt); what the books say is what
+/// was written.
 #[derive(Debug)]
 pub struct Vmm<F: Format> {
     pub(super) pdb: TableAddr,
@@ -163,6 +166,14 @@ impl<F: Format> Vmm<F> {
         memory: &mut M,
         pdb: TableAddr,
     ) -> Result<Self, PrepareError> {
+        let vmm = Self::over(config, pdb)?;
+        memory.write_run(pdb, Run { first: 0, step: 0, count: 512 })?;
+        memory.order()?;
+        Ok(vmm)
+    }
+
+    /// A space over a root that says nothing yet.
+    pub(super) fn over(config: SpaceConfig, pdb: TableAddr) -> Result<Self, PrepareError> {
         super::request::aligned("root address", pdb.raw(), PAGE_BYTES)?;
         if config.used_by == Use::Bar && !pdb.is_vram() {
             // A BAR access that has to read its tables from the bus would wait for itself.
@@ -176,8 +187,6 @@ impl<F: Format> Vmm<F> {
         F::encode_pte(&Pte::Leaf(Leaf::new(PhysAddr::vram(last_page))))?;
         let va = VaSpace::new(0..1 << F::VA_BITS).map_err(PrepareError::NoVa)?;
         let tree = Tree::new(pdb)?;
-        memory.write_run(pdb, Run { first: 0, step: 0, count: 512 })?;
-        memory.order()?;
         let sparse = Windows::new();
         Ok(Self {
             pdb,
@@ -220,7 +229,8 @@ impl<F: Format> Vmm<F> {
         let (directories, leaf_tables) = self.tree.counts();
         let quarantined = self.jobs.iter().filter(|(_, record)| record.state() == State::Lost).count();
         let (mirror_bytes, jobs) = (self.tree.footprint(), self.jobs.len());
-        Census { directories, leaf_tables, mirror_bytes, jobs, quarantined }
+        let foreign_tables = self.tree.foreign();
+        Census { directories, leaf_tables, foreign_tables, mirror_bytes, jobs, quarantined }
     }
 
     /// What the tables in memory say of `va`, level by level.
@@ -258,11 +268,11 @@ impl<F: Format> Vmm<F> {
     }
 
     /// All tables that the space has, with their sizes: what it holds of its pool, the root included, and leaf tables
-    /// of jobs that are still open apart.
+    /// of jobs that are still open apart. Those that firmware made are [`foreign_tables`](Self::foreign_tables).
     ///
     /// # Errors
     /// [`NoMemory`].
     pub fn tables(&self) -> Result<List<(TableAddr, u64)>, NoMemory> {
-        self.tree.addresses()
+        self.tree.addresses(false)
     }
 }
