@@ -25,9 +25,17 @@ pub(super) enum Step {
 }
 
 impl Work {
+    /// The job itself.
+    pub(super) fn job(&mut self) -> &Job {
+        match self {
+            Self::Prepared(job, _) | Self::Begun(job) => job,
+            Self::BegunWith(ready) => ready.as_mut(),
+        }
+    }
+
     /// A job and the frames that it wants. These live as long as the program: a job that was begun borrows them, and
     /// stays among the script's for as long as the script likes.
-    pub(super) fn new(job: Job, frames: Vec<Pfn>) -> Self {
+    pub(super) fn new(frames: Vec<Pfn>, job: Job) -> Self {
         Self::Prepared(job, if frames.is_empty() { &[] } else { frames.leak() })
     }
 
@@ -91,5 +99,8 @@ impl Work {
 
 /// Whether a job that failed so may have written something.
 const fn is_begun(why: ExecuteError) -> bool {
-    !matches!(why, ExecuteError::NotYet | ExecuteError::PredecessorLost | ExecuteError::FramesMissing)
+    !matches!(
+        why,
+        ExecuteError::NotYet | ExecuteError::PredecessorLost | ExecuteError::Lost | ExecuteError::FramesMissing
+    )
 }
