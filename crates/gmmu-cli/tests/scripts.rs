@@ -23,7 +23,7 @@ fn every_example_goes_as_it_says_on_every_kind_of_chip() {
             assert_eq!(ran.code, 0, "{} on {chip}: {}{}", path.display(), ran.out, ran.err);
         }
     }
-    assert!(scripts >= 8, "{scripts}");
+    assert!(scripts >= 10, "{scripts}");
 }
 
 /// Addresses around the borders of tables and pages.
@@ -77,13 +77,31 @@ fn step() -> impl Strategy<Value = String> {
 fn preparable() -> impl Strategy<Value = String> {
     let steps = (word(&["", "live", "replayable"]), prop::collection::vec(step(), 1..6));
     let bind = steps.prop_map(|(live, steps)| format!("bind a {live} {{ {} }}", steps.join("; ")));
-    prop_oneof![4 => change(), 2 => bind, 1 => Just("reclaim a".to_owned())]
+    let evictable = (address(), length(), word(&["", "page=4K", "largest=64K"]), word(&["Y", "Z"]));
+    let evictable = evictable
+        .prop_map(|(va, len, size, zap)| format!("map a va={va:#x} len={len:#x} {size} evictable={zap} as={zap}"));
+    let parts = (word(&["Y", "Z"]), length(), word(&["", "page=4K"]));
+    let rebind = parts.prop_map(|(zap, len, size)| format!("rebind a {zap} {{ map va={zap} len={len:#x} {size} }}"));
+    let merge = (address(), length(), word(&["64K", "2M"]));
+    let merge = merge.prop_map(|(va, len, size)| format!("defragment a va={va:#x} len={len:#x} largest={size}"));
+    let reclaim = Just("reclaim a".to_owned());
+    prop_oneof![5 => change(), 3 => bind, 2 => evictable, 1 => rebind, 1 => merge, 1 => reclaim]
 }
 
 /// Three jobs, prepared before any is executed, and ended in any order; what cannot be is tried all the same.
 fn queue() -> impl Strategy<Value = String> {
-    const ENDS: [&str; 9] =
-        ["execute J", "execute K", "execute L", "commit J", "commit K", "commit L", "cancel J", "cancel L", "drop K"];
+    const ENDS: [&str; 10] = [
+        "execute J",
+        "execute K",
+        "execute L",
+        "commit J",
+        "commit K",
+        "commit L",
+        "cancel J",
+        "cancel L",
+        "drop K",
+        "zap Z",
+    ];
     let ends = prop::collection::vec(word(&ENDS), 3..12);
     let first = (preparable(), preparable(), preparable());
     (first, ends)
@@ -111,7 +129,8 @@ fn sound() -> impl Strategy<Value = String> {
     let use_ = (word(&["read", "write"]), address()).prop_map(|(verb, va)| format!("{verb} a {va:#x} 7"));
     let oom = (1u64..5, 1u64..3).prop_map(|(at, times)| format!("inject oom at={at} for={times}"));
     let again = word(&["lose vram; restore a", "close a; space a", "unmap a va=m; reclaim a"]).prop_map(str::to_owned);
-    prop_oneof![4 => preparable(), 2 => queue(), 1 => prepare, 2 => end, 3 => use_, 2 => bar1(), 1 => oom, 1 => again]
+    let zap = word(&["zap Y", "zap Z", "skip J", "skip K"]).prop_map(str::to_owned);
+    prop_oneof![4 => preparable(), 1 => zap, 2 => queue(), 1 => prepare, 2 => end, 3 => use_, 2 => bar1(), 1 => oom, 1 => again]
 }
 
 /// Any line.

@@ -41,18 +41,23 @@ A script has one operation a line, or several with ; between. # is a comment.
   unsparse a va=0x40000000 len=2M         accesses fault again
   bind a { map va=0x2000000 len=1M; unmap va=0x2040000 len=64K }  as one job
   map a va=0x3000000 len=64K object=1 offset=64K  its second 64K
+  map a va=0x4000000 len=64K evictable=Z   Z: what zap and rebind call it
+  rebind a Z { map va=0x4000000 len=64K }  gives it other memory, zapped or not
+  defragment a va=buf largest=2M          pages become large again
   reclaim a                               empty tables are given back
   restore a                               all tables are written again
   prepare J protect a va=buf none         any of the changes above, as a job
   execute J budget=100                    100 entries of it; or all of it
   commit J
   cancel J
+  zap Z                                   its pages are gone, without a job
+  skip J                                  J goes on without what was zapped
   drop J                                  forgotten, and its space notices
   close a                                 the space ends, its tables are free
   expect a 0x1000000 vram:0x200000000 page=64K kind=6 ro vol
   expect a 0x40000000 sparse page=512M    also: unmapped, fault=PTE
   expect a 0x3000000 piece len=64K object=1 offset=64K   in the records
-  expect a tables=6 reclaimable=0 jobs=1  also: pieces, quarantined
+  expect a tables=6 reclaimable=0 jobs=1  also: pieces, quarantined, zapped
   expect J rounds=2                       of writes, with an invalidate each
   write a buf+0x10 0xdeadbeef             32 bits, through the GPU's MMU
   read a buf+0x10 0xdeadbeef              and must find this
@@ -88,12 +93,14 @@ refuse NAME OPERATION: the operation has to fail with that error. Names are
   space       Taken Unaligned BeyondReach WrongAperture NoTable
   changes     Busy NoSpace NoVa NoMemory Empty Overflow Unaligned BeyondVa
               BeyondVram NoSuchPage KindForbids4K NotInFormat TooWide
-              NotMapped WouldFault BeyondReach NotRestored Gone WindowLost
-  execute     NotYet PredecessorLost Lost Count BeyondReach Unaligned Timeout
-              Gone WindowLost Executed
+              NotMapped WouldFault BeyondReach NotRestored BindsPart
+              NothingToMerge Gone WindowLost
+  execute     NotYet PredecessorLost Lost Zapped Count BeyondReach Unaligned
+              Timeout Gone WindowLost Executed
   commit      NotExecuted Foreign
   cancel      Begun HasDependents Foreign NoMemory
   close       Busy Bound Timeout Gone
+  zap         Timeout Gone WindowLost
   inst        BarSpace NoSpace
   bar1        NotForBars InUse BarTaken NotBound NoRoom BeyondAperture Late
               OutOfRange Unaligned TooWide ReadOnly Poisoned

@@ -22,7 +22,7 @@ use gmmu::fb::{Carveouts, FbLayout, GspRegion, Keep, LayoutInput};
 use gmmu::format::Format;
 use gmmu::mm::GpuMm;
 use gmmu::mmio::Mmio;
-use gmmu::vmm::{Bind, CommitError, Job, Live, MapRequest, Mapping, PrepareError, Protection, Receipt, Span, Vmm};
+use gmmu::vmm::{Bind, CommitError, Job, Live, MapRequest, Mapping, PrepareError, Protection, Receipt, Span, Vmm, Zap};
 use gmmu::vram::{Contiguous, Place, Request, State};
 use gmmu_sim::{Client, Config, ConfigError, CpuPath, Gpu, Notes, SysPool, Watched};
 
@@ -66,6 +66,10 @@ pub enum Asked<'a> {
     Unsparse(Span),
     /// All of these, one after the other, as one change.
     Bind(&'a [Bind<'a>], Live),
+    /// A mapping that can be zapped gets other memory.
+    Rebind(&'a Zap, &'a [MapRequest<'a>], Live),
+    /// Pages become as large as that, where their memory goes on.
+    Defragment(Span, PageSize),
     /// Empty tables are given back.
     Reclaim,
     /// All tables are written again.
@@ -243,6 +247,8 @@ impl Machine {
             Asked::Sparse(span) => vmm.plan_sparse(&mut pool, span),
             Asked::Unsparse(span) => vmm.plan_unsparse(&mut pool, span),
             Asked::Bind(operations, live) => vmm.plan_bind(&mut pool, operations, live),
+            Asked::Rebind(zap, maps, live) => vmm.plan_rebind(&mut pool, zap, maps, live),
+            Asked::Defragment(span, largest) => vmm.plan_defragment(&mut pool, span, largest),
             Asked::Reclaim => vmm.plan_reclaim(&mut pool),
             Asked::Restore => vmm.plan_restore(&mut pool),
         };

@@ -10,7 +10,8 @@ use crate::notation::{PageChoice, memory, page};
 use crate::num::{number, shown};
 
 /// The operations that change an address space: those that can be prepared.
-pub(super) const CHANGES: [&str; 8] = ["map", "unmap", "protect", "sparse", "unsparse", "bind", "reclaim", "restore"];
+pub(super) const CHANGES: [&str; 10] =
+    ["map", "unmap", "protect", "sparse", "unsparse", "bind", "rebind", "defragment", "reclaim", "restore"];
 /// Those that can be steps of a bind.
 const STEPS: [&str; 4] = ["map", "unmap", "sparse", "unsparse"];
 
@@ -24,6 +25,18 @@ pub(super) fn change(verb: &str, args: &mut Args<'_>, steps: &mut Option<Vec<Wha
         "sparse" => What::Sparse(stretch(args)?),
         "unsparse" => What::Unsparse(stretch(args)?),
         "bind" => What::Bind(steps.take().ok_or("bind SPACE { OPERATIONS }: the { is missing")?),
+        "rebind" => {
+            let zap = args.take_name("the evictable mapping")?;
+            let steps = steps.take().ok_or("rebind SPACE MAPPING { map … }: the { is missing")?;
+            if !steps.iter().all(|step| matches!(step, What::Map(_))) {
+                return Err("a rebind is made of map alone".to_owned());
+            }
+            What::Rebind(zap, steps)
+        }
+        "defragment" => {
+            let largest = take_page(args, "largest")?.unwrap_or(PageSize::Size2M);
+            What::Defragment(stretch(args)?, largest)
+        }
         "reclaim" => What::Reclaim,
         "restore" => What::Restore,
         _ => What::Unmap(stretch(args)?),
@@ -82,12 +95,13 @@ pub(super) fn map(args: &mut Args<'_>) -> Read<Map> {
     };
     let kind = args.take_kind()?.unwrap_or(6);
     let name = args.take("as").map(ToOwned::to_owned);
+    let evictable = args.take("evictable").map(ToOwned::to_owned);
     let (object, offset) = (args.take_count("object")?, args.take_number("offset")?);
     if object.is_none() && offset.is_some() {
         return Err(args.missing("object", "the number of what the offset is in"));
     }
     let (object, offset) = (object.unwrap_or(0), offset.unwrap_or(0));
-    Ok(Map { va, len, memory, page, largest, kind, flags: args.take_flags()?, name, object, offset })
+    Ok(Map { va, len, memory, page, largest, kind, flags: args.take_flags()?, name, object, offset, evictable })
 }
 
 fn take_page(args: &mut Args<'_>, key: &'static str) -> Read<Option<PageSize>> {

@@ -61,7 +61,7 @@ impl<F: Format> Runner<F> {
         for &(what, wanted) in counts {
             let found = self.count(who, what)?;
             if found != wanted {
-                let bytes = ["reclaimable", "taken", "hole"].contains(&what);
+                let bytes = ["reclaimable", "zapped", "taken", "hole"].contains(&what);
                 wrong.push(if bytes { format!("{what}={}", Size(found)) } else { format!("{what}={found}") });
             }
         }
@@ -70,8 +70,7 @@ impl<F: Format> Runner<F> {
 
     fn count(&mut self, who: &str, what: &str) -> Result<u64, Refusal> {
         if what == "rounds" {
-            let job = self.jobs.get_mut(who).ok_or_else(|| Refusal::plain(format!("there is no job {who}")))?;
-            return match &mut job.stage {
+            return match &mut self.job_mut(who)?.stage {
                 Stage::Open(work) => Ok(work.job().rounds() as u64),
                 Stage::Executed(_) => Err(Refusal::plain(format!("the job {who} was executed: its rounds are done"))),
             };
@@ -85,6 +84,7 @@ impl<F: Format> Runner<F> {
         match what {
             "tables" => Ok((census.directories + census.leaf_tables) as u64),
             "reclaimable" => Ok(held.vmm().reclaimable()),
+            "zapped" => Ok(held.vmm().zapped().map(|(range, _)| range.end - range.start).sum()),
             "pieces" => Ok(held.vmm().pieces().count() as u64),
             "jobs" => Ok(census.jobs as u64),
             "quarantined" => Ok(census.quarantined as u64),

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use gmmu::addr::{PageSize, PhysAddr};
 use gmmu::format::{Format, Kind};
-use gmmu::vmm::{Bind, Extent, Job, Live, MapRequest, PrepareError, Receipt, Span};
+use gmmu::vmm::{Bind, Extent, Job, Live, MapRequest, PrepareError, Receipt, Span, Zap};
 
 use super::ops::{At, Change, Map, Memory, Stretch, What};
 use super::refusal::Refusal;
@@ -47,8 +47,20 @@ impl Part<'_> {
             What::Unmap(_) => Bind::Unmap(self.range.clone()),
             What::Sparse(_) => Bind::Sparse(self.range.clone()),
             What::Unsparse(_) => Bind::Unsparse(self.range.clone()),
-            What::Protect(..) | What::Bind(_) | What::Reclaim | What::Restore => return None,
+            What::Protect(..)
+            | What::Defragment(..)
+            | What::Bind(_)
+            | What::Rebind(..)
+            | What::Reclaim
+            | What::Restore => return None,
         })
+    }
+
+    fn map(&self, live: Live) -> Option<MapRequest<'_>> {
+        match self.bind(live) {
+            Some(Bind::Map(request)) => Some(request),
+            _ => None,
+        }
     }
 }
 
@@ -61,17 +73,15 @@ pub(super) fn request<'e>(map: &Map, extent: &'e [Extent], live: Live) -> MapReq
         Memory::From(_) | Memory::Any => MapRequest { page: map.page, ..MapRequest::extents(extent) },
     };
     let Map { largest, object, offset, kind, flags, .. } = *map;
-    MapRequest { largest, object, offset, ..request }.kind(Kind(kind)).flags(flags).live(live)
+    let evictable = map.evictable.is_some();
+    MapRequest { largest, object, offset, evictable, ..request }.kind(Kind(kind)).flags(flags).live(live)
 }
 
 impl<F: Format> Runner<F> {
     /// Prepares a change, and enters what it will have done into the books.
     pub(super) fn prepare(&mut self, change: &Change) -> Result<Pending, Refusal> {
         self.vmm(&change.space)?;
-        let steps = match &change.what {
-            What::Bind(steps) => steps.as_slice(),
-            what => std::slice::from_ref(what),
-        };
+        let steps = change.what.steps();
         let first = self.changes + 1;
         let mut parts = Vec::new();
         let made = steps.iter().try_for_each(|step| {
@@ -103,6 +113,11 @@ impl<F: Format> Runner<F> {
                 let steps: Vec<Bind<'_>> = parts.iter().filter_map(|part| part.bind(live)).collect();
                 self.ask(space, Asked::Bind(&steps, live))?
             }
+            (What::Rebind(zap, _), parts) => {
+                let zap = self.zap_of(zap, space)?;
+                let maps: Vec<MapRequest<'_>> = parts.iter().filter_map(|part| part.map(live)).collect();
+                self.ask(space, Asked::Rebind(&zap, &maps, live))?
+            }
             (_, [part, ..]) => {
                 let span = Span { range: part.range.clone(), live };
                 match part.what {
@@ -115,13 +130,14 @@ impl<F: Format> Runner<F> {
                     What::Protect(_, protection) => self.ask(space, Asked::Protect(span, *protection))?,
                     What::Sparse(_) => self.ask(space, Asked::Sparse(span))?,
                     What::Unsparse(_) => self.ask(space, Asked::Unsparse(span))?,
+                    What::Defragment(_, largest) => self.ask(space, Asked::Defragment(span, *largest))?,
                     What::Reclaim => self.ask(space, Asked::Reclaim)?,
                     What::Restore => {
                         let asked = self.ask(space, Asked::Restore)?;
                         self.end_all(space);
                         asked
                     }
-                    What::Bind(_) => Err(PrepareError::Empty),
+                    What::Bind(_) | What::Rebind(..) => Err(PrepareError::Empty),
                 }
             }
             (_, []) => Err(PrepareError::Empty),
@@ -141,10 +157,12 @@ impl<F: Format> Runner<F> {
                 let start = va.as_ref().map_or(Ok(0), |at| self.address(at))?;
                 start..start.checked_add(*len).ok_or_else(|| Refusal::named("Overflow", "the length overflows"))?
             }
-            What::Unmap(stretch) | What::Protect(stretch, _) | What::Sparse(stretch) | What::Unsparse(stretch) => {
-                self.stretch(stretch)?
-            }
-            What::Bind(_) | What::Reclaim | What::Restore => 0..0,
+            What::Unmap(stretch)
+            | What::Protect(stretch, _)
+            | What::Sparse(stretch)
+            | What::Unsparse(stretch)
+            | What::Defragment(stretch, _) => self.stretch(stretch)?,
+            What::Bind(_) | What::Rebind(..) | What::Reclaim | What::Restore => 0..0,
         };
         let (extent, data) = match what {
             What::Map(map) => self.memory_of(map)?,
@@ -178,6 +196,21 @@ impl<F: Format> Runner<F> {
         Ok(start..end)
     }
 
+    /// The zap of that name, of a mapping of the space.
+    fn zap_of(&self, name: &str, space: &str) -> Result<Zap, Refusal> {
+        match self.zaps.get(name) {
+            Some((of, zap)) if of == space => Ok(zap.clone()),
+            _ => Err(Refusal::plain(format!("nothing was mapped evictable={name} in {space}"))),
+        }
+    }
+
+    /// `zap`
+    pub(super) fn zap(&mut self, name: &str) -> Result<(), Refusal> {
+        let found = self.zaps.get(name);
+        let (_, zap) = found.ok_or_else(|| Refusal::plain(format!("nothing was mapped evictable={name}")))?;
+        zap.zap(self.machine.mmio()).map_err(|why| Refusal::of(&why))
+    }
+
     /// Enters a part of a prepared change into the books. Where nothing older is mapped any more once it is done.
     fn enter(&mut self, space: &str, Part { number, what, range, data, .. }: Part<'_>) -> Option<(u64, Range<u64>)> {
         let map = match what {
@@ -188,6 +221,11 @@ impl<F: Format> Runner<F> {
         if let Some(name) = &map.name {
             // The latest mapping of a name is the one that it means.
             self.names.insert(name.clone(), range.clone());
+        }
+        if let (Some(name), Ok(vmm)) = (&map.evictable, self.vmm(space)) {
+            if let Some(zap) = vmm.zap(range.start) {
+                self.zaps.insert(name.clone(), (space.to_owned(), zap));
+            }
         }
         if let Some(data) = data {
             self.books.add_data(space, number, range.clone(), data);

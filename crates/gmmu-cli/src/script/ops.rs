@@ -71,6 +71,10 @@ pub enum Op {
     Cancel(String),
     /// `drop JOB`
     Drop(String),
+    /// `skip JOB`
+    Skip(String),
+    /// `zap MAPPING`
+    Zap(String),
     /// `close`
     Close(String),
     /// `inst`
@@ -124,12 +128,26 @@ pub enum What {
     Sparse(Stretch),
     /// `unsparse`
     Unsparse(Stretch),
-    /// `bind`: the first, the fourth and the fifth of these and `unmap`, in order.
+    /// `defragment`, up to a page size.
+    Defragment(Stretch, PageSize),
+    /// `bind`: of these `map`, `unmap`, `sparse` and `unsparse`, in order.
     Bind(Vec<What>),
+    /// `rebind`: an evictable mapping, and what it maps from now on.
+    Rebind(String, Vec<What>),
     /// `reclaim`
     Reclaim,
     /// `restore`
     Restore,
+}
+
+impl What {
+    /// Its steps, or the change itself.
+    pub(super) fn steps(&self) -> &[Self] {
+        match self {
+            Self::Bind(steps) | Self::Rebind(_, steps) => steps,
+            what => std::slice::from_ref(what),
+        }
+    }
 }
 
 /// A range of addresses.
@@ -201,6 +219,8 @@ pub struct Map {
     pub object: u64,
     /// Where in it the mapping begins.
     pub offset: u64,
+    /// `evictable=NAME`: the name by which it is zapped.
+    pub evictable: Option<String>,
 }
 
 /// The memory of a mapping.

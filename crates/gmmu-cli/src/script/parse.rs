@@ -7,7 +7,7 @@ use gmmu::device::Width;
 use gmmu_sim::Mishap;
 
 use super::changes::{CHANGES, at, change, map, step};
-use super::ops::{At, Bar1Op, Change, Expected, Inject, Inst, Line, Map, Memory, Op, Page, PieceLike, Script, What};
+use super::ops::{At, Bar1Op, Expected, Inject, Inst, Line, Map, Memory, Op, Page, PieceLike, Script, What};
 use super::words::{Args, Read, nearest};
 use crate::exit::Failure;
 use crate::machine::Tables;
@@ -34,7 +34,7 @@ impl Script {
         }
         match reader.open {
             None => Ok(reader.script),
-            Some(open) => Err(says(open.line, "the bind that begins here has no } at its end".to_owned())),
+            Some(open) => Err(says(open.line, "what begins here with { has no } at its end".to_owned())),
         }
     }
 
@@ -78,8 +78,7 @@ impl Op {
     fn maps(&self) -> Vec<&Map> {
         let steps = match self {
             Self::Bar1(Bar1Op::Map(_, map)) => return vec![map],
-            Self::Change { change: Change { what: What::Bind(steps), .. }, .. } => steps.as_slice(),
-            Self::Change { change: Change { what, .. }, .. } => std::slice::from_ref(what),
+            Self::Change { change, .. } => change.what.steps(),
             _ => &[],
         };
         steps.iter().filter_map(|step| if let What::Map(map) = step { Some(map) } else { None }).collect()
@@ -147,7 +146,7 @@ impl Script {
         }
         let op = operation(words, &mut steps)?;
         if steps.is_some() {
-            return Err("{ } belong to bind alone".to_owned());
+            return Err("{ } belong to bind and rebind alone".to_owned());
         }
         self.lines.push((line, Line { refused, op, text }));
         Ok(())
@@ -157,15 +156,52 @@ impl Script {
 /// The levels at which a walk can end.
 const LEVELS: [&str; 6] = ["PDE4", "PDE3", "PDE2", "PDE1", "PDE0", "PTE"];
 /// The first words of lines.
-pub(super) const OPERATIONS: [&str; 25] = [
-    "gpu", "space", "map", "unmap", "protect", "sparse", "unsparse", "bind", "reclaim", "restore", "prepare",
-    "execute", "commit", "cancel", "drop", "close", "expect", "write", "read", "refuse", "inst", "bar1", "inject",
-    "lose", "snapshot",
+pub(super) const OPERATIONS: [&str; 29] = [
+    "gpu",
+    "space",
+    "map",
+    "unmap",
+    "protect",
+    "sparse",
+    "unsparse",
+    "bind",
+    "rebind",
+    "defragment",
+    "reclaim",
+    "restore",
+    "prepare",
+    "execute",
+    "commit",
+    "cancel",
+    "drop",
+    "skip",
+    "zap",
+    "close",
+    "expect",
+    "write",
+    "read",
+    "refuse",
+    "inst",
+    "bar1",
+    "inject",
+    "lose",
+    "snapshot",
 ];
 const LATER: [&str; 1] = ["thread"];
 /// What `expect` can count, of a space, a job or BAR1.
-pub(super) const COUNTS: [&str; 10] =
-    ["tables", "reclaimable", "pieces", "jobs", "quarantined", "rounds", "mappings", "taken", "hole", "poisoned"];
+pub(super) const COUNTS: [&str; 11] = [
+    "tables",
+    "reclaimable",
+    "pieces",
+    "zapped",
+    "jobs",
+    "quarantined",
+    "rounds",
+    "mappings",
+    "taken",
+    "hole",
+    "poisoned",
+];
 
 fn operation(words: &[&str], steps: &mut Option<Vec<What>>) -> Read<Op> {
     let (&verb, rest) = words.split_first().ok_or("an operation is missing")?;
@@ -184,6 +220,8 @@ fn operation(words: &[&str], steps: &mut Option<Vec<What>>) -> Read<Op> {
         "commit" => Op::Commit(args.take_name("the job")?),
         "cancel" => Op::Cancel(args.take_name("the job")?),
         "drop" => Op::Drop(args.take_name("the job")?),
+        "skip" => Op::Skip(args.take_name("the job")?),
+        "zap" => Op::Zap(args.take_name("the evictable mapping")?),
         "close" => Op::Close(args.take_name("the space")?),
         "expect" => expect(&mut args)?,
         "write" | "read" => {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use gmmu::bar1::Bar1;
 use gmmu::format::Format;
-use gmmu::vmm::{Use, Vmm};
+use gmmu::vmm::{Use, Vmm, Zap};
 use gmmu_sim::{Client, Gpu};
 
 use super::bar1::Mappings;
@@ -65,6 +65,8 @@ pub struct Runner<F: Format> {
     pub(super) adrift: Vec<(String, Range<u64>)>,
     /// Ranges that have a name.
     pub(super) names: HashMap<String, Range<u64>>,
+    /// Evictable mappings by their names, with the space of each.
+    pub(super) zaps: HashMap<String, (String, Zap)>,
     pub(super) books: Books,
     /// How many changes were prepared.
     pub(super) changes: u64,
@@ -86,10 +88,10 @@ impl<F: Format> Runner<F> {
     /// A runner on `machine`.
     #[must_use]
     pub fn new(machine: Machine) -> Self {
-        let (jobs, names, channels) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let (jobs, names, channels, zaps) = (HashMap::new(), HashMap::new(), HashMap::new(), HashMap::new());
         let (spaces, adrift, ops) = (Vec::new(), Vec::new(), Vec::new());
         let (books, bar1) = (Books::default(), Mappings::default());
-        Self { machine, spaces, jobs, adrift, names, books, changes: 0, verified: 0, channels, bar1, ops }
+        Self { machine, spaces, jobs, adrift, names, zaps, books, changes: 0, verified: 0, channels, bar1, ops }
     }
 
     /// The GPU and what belongs to it.
@@ -175,7 +177,7 @@ impl<F: Format> Runner<F> {
                 let pending = self.take_job(name)?;
                 if let Stage::Executed(_) = pending.stage {
                     self.jobs.insert(name.clone(), pending);
-                    return Err(Refusal::named("Executed", format!("the job {name} was executed already")));
+                    return Err(executed(name));
                 }
                 let (pending, result) = match self.execute(pending, *budget) {
                     Ok(pending) => (pending, Ok(())),
@@ -199,6 +201,14 @@ impl<F: Format> Runner<F> {
                 self.let_go(pending);
                 Ok(())
             }
+            Op::Skip(name) => {
+                let Pending { stage: Stage::Open(work), .. } = self.job_mut(name)? else {
+                    return Err(executed(name));
+                };
+                work.job().skip_zapped();
+                Ok(())
+            }
+            Op::Zap(name) => self.zap(name),
             Op::Close(space) => self.close(space),
             Op::Inst(inst) => self.inst(inst),
             Op::Bar1(op) => self.bar1(op),
@@ -258,6 +268,7 @@ impl<F: Format> Runner<F> {
         }
         self.adrift.retain(|(space, _)| *space != name);
         self.jobs.retain(|_, job| job.space != name);
+        self.zaps.retain(|_, (space, _)| *space != name);
         self.bar1.closed(&name);
         for data in self.books.closed(&name) {
             self.give(Some(data));
@@ -291,8 +302,12 @@ impl<F: Format> Runner<F> {
         }
     }
 
+    pub(super) fn job_mut(&mut self, name: &str) -> Result<&mut Pending, Refusal> {
+        self.jobs.get_mut(name).ok_or_else(|| no_job(name))
+    }
+
     fn take_job(&mut self, name: &str) -> Result<Pending, Refusal> {
-        self.jobs.remove(name).ok_or_else(|| Refusal::plain(format!("there is no job {name}")))
+        self.jobs.remove(name).ok_or_else(|| no_job(name))
     }
 
     /// Puts a job back that could not be ended.
@@ -340,6 +355,14 @@ impl<F: Format> Runner<F> {
             self.machine.give_pages(data);
         }
     }
+}
+
+fn no_job(name: &str) -> Refusal {
+    Refusal::plain(format!("there is no job {name}"))
+}
+
+fn executed(name: &str) -> Refusal {
+    Refusal::named("Executed", format!("the job {name} was executed already"))
 }
 
 fn bar1_has(space: &str) -> Refusal {
