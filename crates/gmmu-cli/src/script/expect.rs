@@ -4,7 +4,6 @@ use gmmu::format::Format;
 use gmmu::vmm::Piece;
 use gmmu_sim::{AccessKind, FaultType, Translated};
 
-use super::jobs::Stage;
 use super::ops::{At, Expected, Page, PieceLike};
 use super::refusal::Refusal;
 use super::runner::{Held, Runner};
@@ -70,10 +69,7 @@ impl<F: Format> Runner<F> {
 
     fn count(&mut self, who: &str, what: &str) -> Result<u64, Refusal> {
         if what == "rounds" {
-            return match &mut self.job_mut(who)?.stage {
-                Stage::Open(work) => Ok(work.job().rounds() as u64),
-                Stage::Executed(_) => Err(Refusal::plain(format!("the job {who} was executed: its rounds are done"))),
-            };
+            return self.rounds(who);
         }
         let held = self.held(who)?;
         let census = held.vmm().census();

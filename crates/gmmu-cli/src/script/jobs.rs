@@ -6,7 +6,7 @@ use gmmu::addr::{PageSize, PhysAddr};
 use gmmu::format::{Format, Kind};
 use gmmu::vmm::{Bind, Extent, Job, Live, MapRequest, PrepareError, Receipt, Span, Zap};
 
-use super::ops::{At, Change, Map, Memory, Stretch, What};
+use super::ops::{At, Change, JobOp, Map, Memory, Stretch, What};
 use super::refusal::Refusal;
 use super::runner::Runner;
 use super::work::{Step, Work};
@@ -29,7 +29,11 @@ pub(super) struct Pending {
 }
 
 /// What the rest of a job needs to know, whatever its stage.
-pub(super) type Ended = Result<(), (Pending, Refusal)>;
+type Ended = Result<(), (Pending, Refusal)>;
+
+fn no_job(name: &str) -> Refusal {
+    Refusal::plain(format!("there is no job {name}"))
+}
 
 /// A part of a change with all that it stands for: addresses, and the memory of a mapping.
 struct Part<'c> {
@@ -78,8 +82,69 @@ pub(super) fn request<'e>(map: &Map, extent: &'e [Extent], live: Live) -> MapReq
 }
 
 impl<F: Format> Runner<F> {
+    /// `prepare JOB …`
+    pub(super) fn prepare_job(&mut self, name: &str, change: &Change) -> Result<(), Refusal> {
+        if self.jobs.contains_key(name) {
+            return Err(Refusal::plain(format!("there is a job {name} already")));
+        }
+        let pending = self.prepare(change)?;
+        self.jobs.insert(name.to_owned(), pending);
+        Ok(())
+    }
+
+    /// A change from its prepare to its commit.
+    pub(super) fn at_once(&mut self, change: &Change) -> Result<(), Refusal> {
+        let pending = self.prepare(change)?;
+        match self.execute(pending, None) {
+            Ok(executed) => self.commit(executed).map_err(|(_, why)| why),
+            Err((pending, why)) => {
+                // It was asked for as a whole: what cannot be executed is taken back, or let go.
+                if let Err((pending, _)) = self.cancel(pending) {
+                    self.let_go(pending);
+                }
+                Err(why)
+            }
+        }
+    }
+
+    /// What becomes of a job next.
+    pub(super) fn job(&mut self, name: &str, op: JobOp) -> Result<(), Refusal> {
+        let mut pending = self.jobs.remove(name).ok_or_else(|| no_job(name))?;
+        let ended = match (op, &mut pending.stage) {
+            (JobOp::Execute(_) | JobOp::Skip, Stage::Executed(_)) => {
+                let why = Refusal::named("Executed", format!("the job {name} was executed already"));
+                Err((pending, why))
+            }
+            (JobOp::Execute(budget), Stage::Open(_)) => self.execute(pending, budget).map(Some),
+            (JobOp::Skip, Stage::Open(work)) => {
+                work.job().skip_zapped();
+                Ok(Some(pending))
+            }
+            (JobOp::Commit, _) => self.commit(pending).map(|()| None),
+            (JobOp::Cancel, _) => self.cancel(pending).map(|()| None),
+            (JobOp::Drop, _) => {
+                self.let_go(pending);
+                Ok(None)
+            }
+        };
+        let (kept, result) = match ended {
+            Ok(kept) => (kept, Ok(())),
+            Err((kept, why)) => (Some(kept), Err(why)),
+        };
+        self.jobs.extend(kept.map(|job| (name.to_owned(), job)));
+        result
+    }
+
+    /// How many rounds of writes a job still has.
+    pub(super) fn rounds(&mut self, name: &str) -> Result<u64, Refusal> {
+        match &mut self.jobs.get_mut(name).ok_or_else(|| no_job(name))?.stage {
+            Stage::Open(work) => Ok(work.job().rounds() as u64),
+            Stage::Executed(_) => Ok(0),
+        }
+    }
+
     /// Prepares a change, and enters what it will have done into the books.
-    pub(super) fn prepare(&mut self, change: &Change) -> Result<Pending, Refusal> {
+    fn prepare(&mut self, change: &Change) -> Result<Pending, Refusal> {
         self.vmm(&change.space)?;
         let steps = change.what.steps();
         let first = self.changes + 1;
@@ -222,10 +287,9 @@ impl<F: Format> Runner<F> {
             // The latest mapping of a name is the one that it means.
             self.names.insert(name.clone(), range.clone());
         }
-        if let (Some(name), Ok(vmm)) = (&map.evictable, self.vmm(space)) {
-            if let Some(zap) = vmm.zap(range.start) {
-                self.zaps.insert(name.clone(), (space.to_owned(), zap));
-            }
+        let zap = self.vmm(space).ok().and_then(|vmm| vmm.zap(range.start));
+        if let (Some(name), Some(zap)) = (&map.evictable, zap) {
+            self.zaps.insert(name.clone(), (space.to_owned(), zap));
         }
         if let Some(data) = data {
             self.books.add_data(space, number, range.clone(), data);
@@ -239,7 +303,7 @@ impl<F: Format> Runner<F> {
 
     /// Executes a job, or `budget` entries of it.
     #[expect(clippy::result_large_err, reason = "the job comes back whole")]
-    pub(super) fn execute(&mut self, pending: Pending, budget: Option<u64>) -> Result<Pending, (Pending, Refusal)> {
+    fn execute(&mut self, pending: Pending, budget: Option<u64>) -> Result<Pending, (Pending, Refusal)> {
         let Stage::Open(work) = pending.stage else { return Ok(pending) };
         match work.step(self.machine().mmio(), budget) {
             Ok(Step::Done(receipt)) => Ok(Pending { stage: Stage::Executed(receipt), ..pending }),
@@ -249,7 +313,7 @@ impl<F: Format> Runner<F> {
     }
 
     #[expect(clippy::result_large_err, reason = "the job comes back whole")]
-    pub(super) fn commit(&mut self, pending: Pending) -> Ended {
+    fn commit(&mut self, pending: Pending) -> Ended {
         let Stage::Executed(receipt) = pending.stage else {
             return Err((pending, Refusal::named("NotExecuted", "the job was not executed")));
         };
@@ -273,7 +337,7 @@ impl<F: Format> Runner<F> {
     }
 
     #[expect(clippy::result_large_err, reason = "the job comes back whole")]
-    pub(super) fn cancel(&mut self, pending: Pending) -> Ended {
+    fn cancel(&mut self, pending: Pending) -> Ended {
         let (job, frames) = match pending.stage {
             Stage::Open(Work::Prepared(job, frames)) => (job, frames),
             Stage::Open(_) => {
@@ -296,7 +360,7 @@ impl<F: Format> Runner<F> {
 
     /// Lets a job go without a word to its space, which notices at its next call: an unbegun one is as good as cancelled,
     /// an executed one as committed, and one that was begun is lost with all that it has.
-    pub(super) fn let_go(&mut self, Pending { space, stage, numbers, unmaps }: Pending) {
+    fn let_go(&mut self, Pending { space, stage, numbers, unmaps }: Pending) {
         match stage {
             Stage::Executed(_) => self.carried_out(&space, &unmaps),
             Stage::Open(Work::Prepared(..)) => self.taken_back(&space, &numbers),

@@ -63,16 +63,8 @@ pub enum Op {
         /// What changes.
         change: Change,
     },
-    /// `execute JOB`, or some entries of it.
-    Execute(String, Option<u64>),
-    /// `commit JOB`
-    Commit(String),
-    /// `cancel JOB`
-    Cancel(String),
-    /// `drop JOB`
-    Drop(String),
-    /// `skip JOB`
-    Skip(String),
+    /// What becomes of a job.
+    Job(String, JobOp),
     /// `zap MAPPING`
     Zap(String),
     /// `close`
@@ -102,6 +94,21 @@ pub enum Op {
     Inject(Inject),
     /// `snapshot FILE`
     Snapshot(String),
+}
+
+/// What becomes of a job that was prepared.
+#[derive(Clone, Copy, Debug)]
+pub enum JobOp {
+    /// `execute`, or so many entries of it.
+    Execute(Option<u64>),
+    /// `commit`
+    Commit,
+    /// `cancel`
+    Cancel,
+    /// `drop`
+    Drop,
+    /// `skip`
+    Skip,
 }
 
 /// A change of an address space.

@@ -7,7 +7,7 @@ use gmmu::device::Width;
 use gmmu_sim::Mishap;
 
 use super::changes::{CHANGES, at, change, map, step};
-use super::ops::{At, Bar1Op, Expected, Inject, Inst, Line, Map, Memory, Op, Page, PieceLike, Script, What};
+use super::ops::{At, Bar1Op, Expected, Inject, Inst, JobOp, Line, Map, Memory, Op, Page, PieceLike, Script, What};
 use super::words::{Args, Read, nearest};
 use crate::exit::Failure;
 use crate::machine::Tables;
@@ -216,11 +216,11 @@ fn operation(words: &[&str], steps: &mut Option<Vec<What>>) -> Read<Op> {
             };
         }
         verb if CHANGES.contains(&verb) => Op::Change { job: None, change: change(verb, &mut args, steps)? },
-        "execute" => Op::Execute(args.take_name("the job")?, args.take_count("budget")?),
-        "commit" => Op::Commit(args.take_name("the job")?),
-        "cancel" => Op::Cancel(args.take_name("the job")?),
-        "drop" => Op::Drop(args.take_name("the job")?),
-        "skip" => Op::Skip(args.take_name("the job")?),
+        "execute" => Op::Job(args.take_name("the job")?, JobOp::Execute(args.take_count("budget")?)),
+        "commit" => Op::Job(args.take_name("the job")?, JobOp::Commit),
+        "cancel" => Op::Job(args.take_name("the job")?, JobOp::Cancel),
+        "drop" => Op::Job(args.take_name("the job")?, JobOp::Drop),
+        "skip" => Op::Job(args.take_name("the job")?, JobOp::Skip),
         "zap" => Op::Zap(args.take_name("the evictable mapping")?),
         "close" => Op::Close(args.take_name("the space")?),
         "expect" => expect(&mut args)?,

@@ -12,7 +12,7 @@ use gmmu_sim::{Client, Gpu};
 
 use super::bar1::Mappings;
 use super::books::Books;
-use super::jobs::{Ended, Pending, Stage};
+use super::jobs::Pending;
 use super::ops::{At, Inject, Line, Op};
 use super::refusal::Refusal;
 use crate::exit::Failure;
@@ -152,62 +152,9 @@ impl<F: Format> Runner<F> {
     fn operate(&mut self, op: &Op) -> Result<(), Refusal> {
         match op {
             Op::Space { name, tables, root, bar } => self.space(name, *tables, *root, *bar),
-            Op::Change { job: Some(name), change } => {
-                if self.jobs.contains_key(name) {
-                    return Err(Refusal::plain(format!("there is a job {name} already")));
-                }
-                let pending = self.prepare(change)?;
-                self.jobs.insert(name.clone(), pending);
-                Ok(())
-            }
-            Op::Change { job: None, change } => {
-                let pending = self.prepare(change)?;
-                match self.execute(pending, None) {
-                    Ok(executed) => self.commit(executed).map_err(|(_, why)| why),
-                    Err((pending, why)) => {
-                        // It was asked for as a whole: what cannot be executed is taken back, or let go.
-                        if let Err((pending, _)) = self.cancel(pending) {
-                            self.let_go(pending);
-                        }
-                        Err(why)
-                    }
-                }
-            }
-            Op::Execute(name, budget) => {
-                let pending = self.take_job(name)?;
-                if let Stage::Executed(_) = pending.stage {
-                    self.jobs.insert(name.clone(), pending);
-                    return Err(executed(name));
-                }
-                let (pending, result) = match self.execute(pending, *budget) {
-                    Ok(pending) => (pending, Ok(())),
-                    Err((pending, why)) => (pending, Err(why)),
-                };
-                self.jobs.insert(name.clone(), pending);
-                result
-            }
-            Op::Commit(name) => {
-                let pending = self.take_job(name)?;
-                let committed = self.commit(pending);
-                self.keep_job(name, committed)
-            }
-            Op::Cancel(name) => {
-                let pending = self.take_job(name)?;
-                let cancelled = self.cancel(pending);
-                self.keep_job(name, cancelled)
-            }
-            Op::Drop(name) => {
-                let pending = self.take_job(name)?;
-                self.let_go(pending);
-                Ok(())
-            }
-            Op::Skip(name) => {
-                let Pending { stage: Stage::Open(work), .. } = self.job_mut(name)? else {
-                    return Err(executed(name));
-                };
-                work.job().skip_zapped();
-                Ok(())
-            }
+            Op::Change { job: Some(name), change } => self.prepare_job(name, change),
+            Op::Change { job: None, change } => self.at_once(change),
+            Op::Job(name, op) => self.job(name, *op),
             Op::Zap(name) => self.zap(name),
             Op::Close(space) => self.close(space),
             Op::Inst(inst) => self.inst(inst),
@@ -302,22 +249,6 @@ impl<F: Format> Runner<F> {
         }
     }
 
-    pub(super) fn job_mut(&mut self, name: &str) -> Result<&mut Pending, Refusal> {
-        self.jobs.get_mut(name).ok_or_else(|| no_job(name))
-    }
-
-    fn take_job(&mut self, name: &str) -> Result<Pending, Refusal> {
-        self.jobs.remove(name).ok_or_else(|| no_job(name))
-    }
-
-    /// Puts a job back that could not be ended.
-    fn keep_job(&mut self, name: &str, ended: Ended) -> Result<(), Refusal> {
-        ended.map_err(|(pending, why)| {
-            self.jobs.insert(name.to_owned(), pending);
-            why
-        })
-    }
-
     pub(super) fn range(&self, name: &str) -> Result<Range<u64>, Refusal> {
         self.names.get(name).cloned().ok_or_else(|| Refusal::plain(format!("nothing was mapped as={name}")))
     }
@@ -355,14 +286,6 @@ impl<F: Format> Runner<F> {
             self.machine.give_pages(data);
         }
     }
-}
-
-fn no_job(name: &str) -> Refusal {
-    Refusal::plain(format!("there is no job {name}"))
-}
-
-fn executed(name: &str) -> Refusal {
-    Refusal::named("Executed", format!("the job {name} was executed already"))
 }
 
 fn bar1_has(space: &str) -> Refusal {
