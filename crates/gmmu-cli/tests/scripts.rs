@@ -26,6 +26,17 @@ fn every_example_goes_as_it_says_on_every_kind_of_chip() {
     assert!(scripts >= 10, "{scripts}");
 }
 
+#[test]
+fn every_script_of_the_page_goes_as_it_says() {
+    let page = include_str!("../../../docs/scripts.md");
+    let scripts: Vec<&str> = page.split("```gmmu\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(scripts.len() >= 5, "{}", scripts.len());
+    for script in scripts {
+        let ran = gmmu_with(&["run", "-"], script.as_bytes());
+        assert_eq!(ran.code, 0, "{script}\n{}{}", ran.out, ran.err);
+    }
+}
+
 /// Addresses around the borders of tables and pages.
 fn address() -> impl Strategy<Value = u64> {
     let base = prop_oneof![Just(0x4000_0000u64), Just(0x401f_0000), Just(0x5fe0_0000), Just(0x3f_fff0_0000)];

@@ -1,7 +1,7 @@
 //! What reads as a script, and what is said of that which does not.
 
 use super::Script;
-use super::parse::OPERATIONS;
+use super::parse::{COUNTS, OPERATIONS};
 use crate::cmd::run::HELP;
 
 fn says(text: &str) -> String {
@@ -23,6 +23,15 @@ fn every_operation_has_an_example_that_reads() {
     }
     for operation in OPERATIONS {
         assert!(examples().any(|line| line.split(' ').next() == Some(operation)), "{operation}");
+    }
+    let page = include_str!("../../../../docs/scripts.md");
+    for word in OPERATIONS.into_iter().chain(COUNTS) {
+        assert!(
+            page.contains(&format!("`{word} "))
+                || page.contains(&format!(" {word}="))
+                || page.contains(&format!("`{word}`")),
+            "{word}"
+        );
     }
     for word in ["noflush", "lostack", "deadbar", "lostwindow", "oom"] {
         assert!(HELP.contains(&format!("\n  {word} ")), "{word}");
