@@ -38,6 +38,7 @@ mod rng;
 // What the bus reaches: BAR0 and what lies behind it.
 mod bus;
 mod carveouts;
+mod loss;
 mod mishap;
 mod pramin;
 mod regs;
