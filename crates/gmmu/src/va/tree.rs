@@ -146,6 +146,8 @@ impl<T> Tree<T> {
         let leaf = self.leaf_of(va)?;
         let spans = self.spans(leaf)?;
         let slot = spans.seek(va);
+        // Whoever has looked there mostly changes something there next.
+        self.guess(Pos { leaf, slot });
         (slot < spans.len()).then_some(Pos { leaf, slot })
     }
 
@@ -252,6 +254,7 @@ impl<T> Tree<T> {
 
     /// Puts a range where there is room for it.
     fn put(&mut self, Pos { leaf, slot }: Pos, span: Span, value: T) {
+        self.guess(Pos { leaf, slot });
         let Some(leaf) = self.leaves.get_mut(leaf) else { return };
         let above = leaf.admit(slot, span, value);
         self.added(above);

@@ -6,13 +6,13 @@
 //! is to be written follows from their differences.
 
 use super::execute::{Source, Write};
-use super::journal::{bits, has_small_pages, Step};
-use super::plan::{one_word, Planner, DOMAIN_BYTES};
+use super::journal::{as_mapped, bits, has_small_pages, Step};
+use super::plan::{entry_at, one_word, small, Planner, DOMAIN_BYTES};
 use super::request::PrepareError;
 use super::rounds::push_write;
 use crate::addr::{PageSize, TableAddr};
 use crate::device::{Depth, Run, TablePool};
-use crate::format::{Format, Link, Slot, BIG_TABLE};
+use crate::format::{Format, Link, Slot, BIG_TABLE, SMALL_TABLE};
 use crate::tree::{half_slot, Child, Half, Place};
 use crate::va::windows::{overlapping, Windows};
 use core::ops::Range;
@@ -98,6 +98,9 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
     /// Plans what the change comes to under the dual entry at `domain`, where tables are, or are needed.
     pub(super) fn domain(&mut self, directory: u32, domain: u64) -> Result<(), PrepareError> {
         self.held.journal.reserve(6)?;
+        if (self.only_adds || self.only_takes) && self.small_pages(directory, domain)? {
+            return Ok(());
+        }
         let slot = half_slot::<F>(Half::Big, domain);
         let [big_at, small_at] = [Place { directory, slot }, Place { directory, slot: slot + 1 }];
         let (entry, other) = self.tree.halves(big_at);
@@ -152,6 +155,52 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
             self.count(&table, 0, Step::Counted { table: table.number, domain, used, chunks: 0, shared: false });
         }
         Ok(())
+    }
+
+    /// A short cut for the most frequent change: 4K pages come or go in a 4K table that is there, stays, and has no 64K
+    /// table beside it. The structure is as it was, so that the job is a guest, and all there is to it are entries and the
+    /// table's account. Says whether this was such a change.
+    fn small_pages(&mut self, directory: u32, domain: u64) -> Result<bool, PrepareError> {
+        let big_at = Place { directory, slot: half_slot::<F>(Half::Big, domain) };
+        let (Child::Empty, little) = self.tree.halves(big_at) else { return Ok(false) };
+        let Some(table) = self.leaf_table(little) else { return Ok(false) };
+        let span = domain..domain + DOMAIN_BYTES;
+        // Pages that come or go, and chunks that they leave in part.
+        let (mut pages, mut chunks, mut left) = (0, 0, 0);
+        for (range, piece) in self.old_in(span.clone()) {
+            if piece.page != PageSize::Size4K {
+                return Ok(false);
+            }
+            pages += (range.end - range.start) >> SMALL_TABLE.shift;
+            let touched = chunks_of(domain, &range);
+            (chunks, left) = (chunks | touched, left | (touched & !whole_chunks_of(domain, &range)));
+        }
+        let mut used = i16::try_from(pages).unwrap_or(0).wrapping_neg();
+        if table.used + used == 0 && pages > 1 {
+            return Ok(false);
+        }
+        for (range, target) in self.new_in(span.clone()) {
+            if target.piece.page != PageSize::Size4K {
+                return Ok(false);
+            }
+            used += i16::try_from((range.end - range.start) >> SMALL_TABLE.shift).unwrap_or(0);
+            chunks |= chunks_of(domain, &range);
+        }
+        let mut open = table.open | chunks;
+        if self.only_takes {
+            open = as_mapped(open & !chunks, left, domain, self.set.va);
+        }
+        let at = |va| entry_at(table.at, SMALL_TABLE.index(va));
+        for (range, target) in self.new_in(span.clone()) {
+            self.leaf_write(at(range.start), 8, &range, target)?;
+        }
+        for (range, _) in self.old_in(span) {
+            let run = Run { first: 0, step: 0, count: small((range.end - range.start) >> SMALL_TABLE.shift) };
+            push_write(&mut self.main.leaves, Write { at: at(range.start), run, stride: 8, source: Source::Words })?;
+        }
+        let step = Step::Counted { table: table.number, domain, used, chunks, shared: true };
+        self.held.journal.count(self.tree, table.number, open, step);
+        Ok(true)
     }
 
     /// The masks of a domain.

@@ -143,7 +143,7 @@ const fn half_of(place: Place) -> Half {
 }
 
 /// `open` with `chunks` as the records have them.
-fn as_mapped(open: u32, chunks: u32, domain: u64, va: &VaSpace<Piece>) -> u32 {
+pub(super) fn as_mapped(open: u32, chunks: u32, domain: u64, va: &VaSpace<Piece>) -> u32 {
     let mut open = open & !chunks;
     for chunk in bits(chunks) {
         let start = domain + (u64::from(chunk) << BIG_TABLE.shift);

@@ -110,9 +110,9 @@ pub(super) struct Planner<'a, F: Format, P> {
     pub(super) main: &'a mut OwnedRound,
     pub(super) held: &'a mut Holdings,
     /// Whether pages only go, and nothing is sparse: then whole tables and runs of leaves go at once.
-    only_takes: bool,
+    pub(super) only_takes: bool,
     /// Whether pages only come, and nothing is sparse: then whole tables are filled at once.
-    only_adds: bool,
+    pub(super) only_adds: bool,
     /// How far the change's lists are done.
     pub(super) old_at: usize,
     background_at: usize,
