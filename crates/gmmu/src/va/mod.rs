@@ -252,6 +252,12 @@ impl<T> VaSpace<T> {
         self.tree.split(at, f).map_err(|NoMemory| SplitError::NoRoom)
     }
 
+    /// Whether two live ranges touch at `at`.
+    #[must_use]
+    pub fn touch(&self, at: u64) -> bool {
+        self.tree.touch(at)
+    }
+
     /// Makes one of the two ranges that touch at `at`. `f` gets the value of the lower one, which stays, and that of the
     /// upper one. The lower one's guard gap stays. Returns whether two ranges touch there.
     pub fn join(&mut self, at: u64, f: impl FnOnce(&mut T, T)) -> bool {

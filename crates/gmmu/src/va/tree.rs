@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use super::gap::{Edge, Gap, Sizes};
 use super::leaf::{Leaf, Span, Spans, NO_GUARD};
-use super::node::{Inner, Seat, MIN, NONE};
+use super::node::{Inner, Seat, FAN, MIN, NONE};
 use super::request::InsertError;
 use crate::storage::{NoMemory, Slab};
 
@@ -151,6 +151,12 @@ impl<T> Tree<T> {
         (slot < spans.len()).then_some(Pos { leaf, slot })
     }
 
+    /// Whether one entry ends at `at` and the next one begins there.
+    pub(super) fn touch(&self, at: u64) -> bool {
+        let spans = self.seek(at).and_then(|pos| Some((self.spans(pos.leaf)?, pos.slot)));
+        spans.is_some_and(|(spans, slot)| spans.starts_at(slot, at) && spans.end_before(slot) == at)
+    }
+
     pub(super) fn last(&self) -> Option<Pos> {
         let slot = self.spans(self.tail)?.len().checked_sub(1)?;
         Some(Pos { leaf: self.tail, slot })
@@ -237,7 +243,7 @@ impl<T> Tree<T> {
                 return Ok(Pos { leaf, slot });
             }
             // Each round changes the shape at one level, so this ends after a few.
-            self.make_room(leaf).map_err(|NoMemory| InsertError::NoRoom)?;
+            self.make_room(leaf, slot == FAN).map_err(|NoMemory| InsertError::NoRoom)?;
         }
     }
 
@@ -341,7 +347,7 @@ impl<T> Tree<T> {
             if self.spans(node).is_some_and(|spans| !spans.is_full()) {
                 break node;
             }
-            self.make_room(node)?;
+            self.make_room(node, false)?;
         };
         let leaf = self.leaves.get_mut(node).ok_or(NoMemory)?;
         let slot = leaf.spans.seek(at);

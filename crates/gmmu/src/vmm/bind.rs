@@ -60,6 +60,18 @@ impl Overlay {
         Ok(())
     }
 
+    /// Takes out whatever is in `range`; returns where new parts go.
+    fn make_room<F: Format>(&mut self, vmm: &Vmm<F>, range: &Range<u64>, live: Live) -> Result<usize, PrepareError> {
+        let behind = self.parts.last().is_none_or(|last| last.range.end <= range.start);
+        if !(behind && vmm.va.overlapping(range.clone()).next().is_none()) {
+            self.load(vmm, range.clone())?;
+            self.cut(vmm, range.start, live)?;
+            self.cut(vmm, range.end, live)?;
+            return Ok(self.clear(range));
+        }
+        Ok(self.parts.len())
+    }
+
     /// Copies what the records have in `range`, where that is not done yet; pages over its borders are copied whole.
     fn load<F: Format>(&mut self, vmm: &Vmm<F>, range: Range<u64>) -> Result<(), PrepareError> {
         let page_over = |va: u64| {
@@ -182,8 +194,20 @@ impl<F: Format> Vmm<F> {
         }
         let mut overlay = Overlay::default();
         let mut switches = List::new();
-        for operation in operations {
-            self.apply(&mut overlay, &mut switches, operation, live)?;
+        let mut order = List::new();
+        order.reserve_exact(operations.len())?;
+        for (index, operation) in operations.iter().enumerate() {
+            order.push((self.range_of(operation)?, index))?;
+        }
+        // Where no two share an address their order does not matter, and the copy grows at its end alone.
+        order.sort_unstable_by_key(|(range, _)| range.start);
+        if order.windows(2).any(|pair| matches!(pair, [(low, _), (high, _)] if low.end > high.start)) {
+            order.sort_unstable_by_key(|(_, index)| *index);
+        }
+        for (range, index) in order.iter() {
+            if let Some(operation) = operations.get(*index) {
+                self.apply(&mut overlay, &mut switches, range, operation, live)?;
+            }
         }
         let change = self.difference(&overlay, &switches, live)?;
         if switches.is_empty() {
@@ -242,14 +266,8 @@ impl<F: Format> Vmm<F> {
         self.plan_bind(pool, operations, live)?.init(memory)
     }
 
-    fn apply(
-        &self,
-        overlay: &mut Overlay,
-        switches: &mut List<(Range<u64>, bool)>,
-        operation: &Bind<'_>,
-        live: Live,
-    ) -> Result<(), PrepareError> {
-        let limit = self.va.limits().end;
+    /// The addresses of an operation, of which all is checked that does not depend on what is mapped.
+    fn range_of(&self, operation: &Bind<'_>) -> Result<Range<u64>, PrepareError> {
         let range = match operation {
             Bind::Map(request) => {
                 let bytes = check(request, self.config.chip, self.config.vram_bytes)?;
@@ -258,19 +276,24 @@ impl<F: Format> Vmm<F> {
             }
             Bind::Unmap(range) | Bind::Sparse(range) | Bind::Unsparse(range) => range.clone(),
         };
-        check_range(&range, limit)?;
-        overlay.load(self, range.clone())?;
-        match operation {
-            Bind::Map(_) | Bind::Unmap(_) => {
-                overlay.cut(self, range.start, live)?;
-                overlay.cut(self, range.end, live)?;
-            }
-            Bind::Sparse(_) | Bind::Unsparse(_) => {
-                switches.push((range, matches!(operation, Bind::Sparse(_))))?;
-                return Ok(());
-            }
+        check_range(&range, self.va.limits().end)?;
+        Ok(range)
+    }
+
+    fn apply(
+        &self,
+        overlay: &mut Overlay,
+        switches: &mut List<(Range<u64>, bool)>,
+        range: &Range<u64>,
+        operation: &Bind<'_>,
+        live: Live,
+    ) -> Result<(), PrepareError> {
+        if let Bind::Sparse(_) | Bind::Unsparse(_) = operation {
+            overlay.load(self, range.clone())?;
+            switches.push((range.clone(), matches!(operation, Bind::Sparse(_))))?;
+            return Ok(());
         }
-        let at = overlay.clear(&range);
+        let at = overlay.make_room(self, range, live)?;
         match operation {
             Bind::Map(request) => {
                 let pieces = Pieces::new(request, range.start, self.config.chip.page_sizes);
@@ -279,7 +302,7 @@ impl<F: Format> Vmm<F> {
                 }
                 Ok(())
             }
-            _ => overlay.insert(at, Part { range, piece: None, recorded: false }),
+            _ => overlay.insert(at, Part { range: range.clone(), piece: None, recorded: false }),
         }
     }
 

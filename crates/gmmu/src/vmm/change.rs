@@ -360,9 +360,12 @@ impl<F: Format> Vmm<F> {
 
     /// Makes one piece of two that touch at `at` and go on from one another.
     fn heal(&mut self, at: u64) {
-        let Some((upper, next)) = self.va.get(at).filter(|(piece, _)| piece.start == at) else { return };
+        if !self.va.touch(at) {
+            return;
+        }
+        let Some((upper, next)) = self.va.get(at) else { return };
         let Some((lower, piece)) = self.va.prev(at) else { return };
-        if lower.end == upper.start && piece.continues(lower.end - lower.start, next) {
+        if piece.continues(upper.start - lower.start, next) {
             self.va.join(at, |_, _| ());
         }
     }

@@ -166,8 +166,9 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
         }
         let (n, number) = self.descend()?;
         // All directories first: they lie together then, in front of the leaf tables.
+        let mut there = (0, 0);
         for target in change.new.iter().filter(|target| !target.kept) {
-            self.ensure_directories(n, number, target)?;
+            there = self.ensure_directories(n, number, target, there)?;
         }
         self.directory(n, number, change.range.clone())?;
         self.link_directories()
@@ -191,10 +192,20 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
         Ok((dual_level::<F>(), number))
     }
 
-    /// Makes the directories that pages need, empty.
-    fn ensure_directories(&mut self, top: u8, directory: u32, target: &Target) -> Result<(), PrepareError> {
+    /// Makes the directories that pages need, empty. Those of a level are `there` up to an address, and up to where they are
+    /// afterwards is returned.
+    fn ensure_directories(
+        &mut self,
+        top: u8,
+        directory: u32,
+        target: &Target,
+        there: (u8, u64),
+    ) -> Result<(u8, u64), PrepareError> {
         let lowest = leaf_level::<F>(target.piece.page);
         let mut va = target.range.start;
+        if lowest == there.0 {
+            va = va.max(there.1);
+        }
         while va < target.range.end && top < lowest {
             let mut number = directory;
             for n in top..lowest {
@@ -209,7 +220,7 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
             }
             va = next_table::<F>(lowest, va);
         }
-        Ok(())
+        Ok((lowest, va))
     }
 
     /// Plans all that the change does below one directory.
