@@ -68,6 +68,8 @@ pub struct Census {
     pub leaf_tables: usize,
     /// Bytes of heap that the mirror of the tables takes.
     pub mirror_bytes: usize,
+    /// Bytes of heap that the records of what is mapped take.
+    pub record_bytes: usize,
     /// Jobs that were prepared and neither committed nor cancelled.
     pub jobs: usize,
     /// Jobs of these that were dropped half-way: what they own stays unused until the space is closed.
@@ -179,13 +181,20 @@ impl<F: Format> Vmm<F> {
         self.va.iter()
     }
 
+    /// The piece that is mapped at `va` after all prepared jobs, with its addresses. Takes the same time whatever is mapped,
+    /// or nearly so.
+    #[must_use]
+    pub fn piece_at(&self, va: u64) -> Option<(Range<u64>, &Piece)> {
+        self.va.get(va)
+    }
+
     /// Numbers about the space.
     #[must_use]
     pub fn census(&self) -> Census {
         let (directories, leaf_tables) = self.tree.counts();
         let quarantined = self.jobs.iter().filter(|(_, record)| record.state() == State::Lost).count();
-        let (mirror_bytes, jobs) = (self.tree.footprint(), self.jobs.len());
-        Census { directories, leaf_tables, mirror_bytes, jobs, quarantined }
+        let (mirror_bytes, record_bytes) = (self.tree.footprint(), self.va.footprint());
+        Census { directories, leaf_tables, mirror_bytes, record_bytes, jobs: self.jobs.len(), quarantined }
     }
 
     /// What the tables in memory say of `va`, level by level.
