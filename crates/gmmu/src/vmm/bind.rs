@@ -38,7 +38,7 @@ struct Part {
 
 /// The copy of the records, in order. It has no hole within what was loaded.
 #[derive(Debug, Default)]
-struct Overlay {
+pub(super) struct Overlay {
     parts: List<Part>,
 }
 
@@ -209,7 +209,7 @@ impl<F: Format> Vmm<F> {
                 self.apply(&mut overlay, &mut switches, range, operation, live)?;
             }
         }
-        let change = self.difference(&overlay, &switches, live)?;
+        let change = self.difference(&overlay, &switches, live, None)?;
         if switches.is_empty() {
             self.plan_change(pool, change)
         } else {
@@ -268,52 +268,84 @@ impl<F: Format> Vmm<F> {
 
     /// The addresses of an operation, of which all is checked that does not depend on what is mapped.
     fn range_of(&self, operation: &Bind<'_>) -> Result<Range<u64>, PrepareError> {
-        let range = match operation {
-            Bind::Map(request) => {
-                let bytes = check(request, self.config.chip, self.config.vram_bytes)?;
-                let Place::At(va) = request.place else { return Err(PrepareError::NoPlace) };
-                va..va.checked_add(bytes).ok_or(PrepareError::Overflow)?
+        match operation {
+            Bind::Map(request) => self.map_range(request),
+            Bind::Unmap(range) | Bind::Sparse(range) | Bind::Unsparse(range) => {
+                check_range(range, self.va.limits().end)?;
+                Ok(range.clone())
             }
-            Bind::Unmap(range) | Bind::Sparse(range) | Bind::Unsparse(range) => range.clone(),
-        };
+        }
+    }
+
+    fn map_range(&self, request: &MapRequest<'_>) -> Result<Range<u64>, PrepareError> {
+        let bytes = check(request, self.config.chip, self.config.vram_bytes)?;
+        let Place::At(va) = request.place else { return Err(PrepareError::NoPlace) };
+        let range = va..va.checked_add(bytes).ok_or(PrepareError::Overflow)?;
         check_range(&range, self.va.limits().end)?;
         Ok(range)
     }
 
     fn apply(
-        &self,
+        &mut self,
         overlay: &mut Overlay,
         switches: &mut List<(Range<u64>, bool)>,
         range: &Range<u64>,
         operation: &Bind<'_>,
         live: Live,
     ) -> Result<(), PrepareError> {
-        if let Bind::Sparse(_) | Bind::Unsparse(_) = operation {
-            overlay.load(self, range.clone())?;
-            switches.push((range.clone(), matches!(operation, Bind::Sparse(_))))?;
-            return Ok(());
-        }
-        let at = overlay.make_room(self, range, live)?;
         match operation {
             Bind::Map(request) => {
-                let pieces = Pieces::new(request, range.start, self.config.chip.page_sizes);
-                for (at, (range, piece)) in (at..).zip(pieces) {
-                    overlay.insert(at, Part { range, piece: Some(piece), recorded: false })?;
-                }
-                Ok(())
+                let zap = self.number_mapping(request.evictable)?;
+                self.put_map(overlay, range, request, zap, live)
             }
-            _ => overlay.insert(at, Part { range: range.clone(), piece: None, recorded: false }),
+            Bind::Unmap(_) => {
+                let at = overlay.make_room(self, range, live)?;
+                overlay.insert(at, Part { range: range.clone(), piece: None, recorded: false })
+            }
+            Bind::Sparse(_) | Bind::Unsparse(_) => {
+                overlay.load(self, range.clone())?;
+                Ok(switches.push((range.clone(), matches!(operation, Bind::Sparse(_))))?)
+            }
         }
     }
 
+    /// Puts the pages of `request`, parts of mapping `zap`, in the place of whatever the copy has there.
+    pub(super) fn apply_map(
+        &self,
+        overlay: &mut Overlay,
+        request: &MapRequest<'_>,
+        zap: u32,
+        live: Live,
+    ) -> Result<(), PrepareError> {
+        let range = self.map_range(request)?;
+        self.put_map(overlay, &range, request, zap, live)
+    }
+
+    fn put_map(
+        &self,
+        overlay: &mut Overlay,
+        range: &Range<u64>,
+        request: &MapRequest<'_>,
+        zap: u32,
+        live: Live,
+    ) -> Result<(), PrepareError> {
+        let at = overlay.make_room(self, range, live)?;
+        let pieces = Pieces::new(request, range.start, self.config.chip.page_sizes, zap);
+        for (at, (range, piece)) in (at..).zip(pieces) {
+            overlay.insert(at, Part { range, piece: Some(piece), recorded: false })?;
+        }
+        Ok(())
+    }
+
     /// What the copy says that the records do not.
-    fn difference(
+    pub(super) fn difference(
         &mut self,
         overlay: &Overlay,
         switches: &[(Range<u64>, bool)],
         live: Live,
+        rebinds: Option<(u32, u32)>,
     ) -> Result<Change, PrepareError> {
-        let mut change = self.new_change(0..0, live);
+        let mut change = Change { rebinds, ..self.new_change(0..0, live) };
         // Where nothing is mapped before or after, nothing changes, unless it becomes sparse or ceases to be.
         for part in overlay.parts.iter() {
             if part.piece.is_some() {
@@ -332,22 +364,7 @@ impl<F: Format> Vmm<F> {
             // A job that comes to nothing still is somewhere.
             change.parts.push(first.range.start..first.range.start + PAGE_BYTES)?;
         }
-        if let (Some(first), Some(last)) = (change.parts.first(), change.parts.last()) {
-            change.range = first.start..last.end;
-        }
-        for index in 0..change.parts.len() {
-            let Some(part) = change.parts.get(index).cloned() else { break };
-            for (whole, piece) in self.va.overlapping(part.clone()) {
-                if whole.start < part.start {
-                    change.borders.push(part.start)?;
-                }
-                if whole.end > part.end {
-                    change.borders.push(part.end)?;
-                }
-                let range = whole.start.max(part.start)..whole.end.min(part.end);
-                change.old.push((range.clone(), piece.skip(range.start - whole.start)))?;
-            }
-        }
+        self.replace_parts(&mut change)?;
         let mut old_at = 0;
         for part in overlay.parts.iter() {
             let Some(piece) = part.piece else { continue };
@@ -373,6 +390,27 @@ impl<F: Format> Vmm<F> {
         change.removes |= gone;
         change.adds |= change.new.iter().any(|target| !target.kept);
         Ok(change)
+    }
+
+    /// Lets a change take whatever its parts have now.
+    pub(super) fn replace_parts(&self, change: &mut Change) -> Result<(), PrepareError> {
+        if let (Some(first), Some(last)) = (change.parts.first(), change.parts.last()) {
+            change.range = first.start..last.end;
+        }
+        for index in 0..change.parts.len() {
+            let Some(part) = change.parts.get(index).cloned() else { break };
+            for (whole, piece) in self.va.overlapping(part.clone()) {
+                if whole.start < part.start {
+                    change.borders.push(part.start)?;
+                }
+                if whole.end > part.end {
+                    change.borders.push(part.end)?;
+                }
+                let range = whole.start.max(part.start)..whole.end.min(part.end);
+                change.old.push((range.clone(), piece.skip(range.start - whole.start)))?;
+            }
+        }
+        Ok(())
     }
 
     /// Adds what a part of the copy leads to, in the pages that are there where it leads to the same.
@@ -404,6 +442,8 @@ impl<F: Format> Vmm<F> {
             // Frames are the same only where they are the same object's.
             let known = part.recorded || matches!(was.to, Backed::Memory(_));
             let known = known || !change.other_frames(&was, &here);
+            // Nor are they there where they were zapped, or where another mapping's zap may take them.
+            let known = known && (part.recorded || (was.zap == here.zap && !self.is_zapped(&was)));
             // No page may be kept in part, and none written in part.
             let whole = [both.start, both.end].into_iter().all(|border| {
                 let inner = aligned(border, here.page) || border == part.range.end;
@@ -420,7 +460,7 @@ impl<F: Format> Vmm<F> {
                 }
                 rest = both.end;
                 let piece = Piece { page: was.page, ..here };
-                change.new.push(Target { range: both, piece, word: 0, frame: 0, kept: true })?;
+                change.new.push(Target { range: both, piece, word: 0, frame: 0, kept: true, cleared: false })?;
             }
         }
         if rest < part.range.end {
