@@ -261,7 +261,8 @@ impl<F: Format> Vmm<F> {
             Backed::Memory(to) => {
                 // The last page too must be within the format, or the steps would run out of the address field.
                 let last = to.checked_add(range.end - range.start - PAGE_BYTES).ok_or(PrepareError::Overflow)?;
-                F::encode_pte(&leaf(last))?;
+                let word = F::encode_pte(&leaf(last))?.wrapping_sub(F::leaf_step(last.raw - to.raw));
+                debug_assert_eq!(Ok(word), F::encode_pte(&leaf(to)));
                 if let Some(before) = change
                     .new
                     .last_mut()
@@ -272,7 +273,6 @@ impl<F: Format> Vmm<F> {
                         return Ok(());
                     }
                 }
-                let word = F::encode_pte(&leaf(to))?;
                 change.new.push(Target { range, piece, word, frame: 0, kept: false, cleared: false })?;
             }
             Backed::Frames { aperture, page } => {

@@ -75,6 +75,9 @@ pub(super) struct Turn {
     pub(super) any_sparse: bool,
 }
 
+/// Entries of a 4K table.
+const WHOLE: i16 = 512;
+
 impl Turn {
     pub(super) fn span(&self) -> Range<u64> {
         self.domain..self.domain + DOMAIN_BYTES
@@ -98,9 +101,6 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
     /// Plans what the change comes to under the dual entry at `domain`, where tables are, or are needed.
     pub(super) fn domain(&mut self, directory: u32, domain: u64) -> Result<(), PrepareError> {
         self.held.journal.reserve(6)?;
-        if (self.only_adds || self.only_takes) && self.small_pages(directory, domain)? {
-            return Ok(());
-        }
         let slot = half_slot::<F>(Half::Big, domain);
         let [big_at, small_at] = [Place { directory, slot }, Place { directory, slot: slot + 1 }];
         let (entry, other) = self.tree.halves(big_at);
@@ -160,43 +160,49 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
     /// A short cut for the most frequent change: 4K pages come or go in a 4K table that is there, stays, and has no 64K
     /// table beside it. The structure is as it was, so that the job is a guest, and all there is to it are entries and the
     /// table's account. Says whether this was such a change.
-    fn small_pages(&mut self, directory: u32, domain: u64) -> Result<bool, PrepareError> {
+    pub(super) fn small_pages(&mut self, directory: u32, domain: u64) -> Result<bool, PrepareError> {
         let big_at = Place { directory, slot: half_slot::<F>(Half::Big, domain) };
         let (Child::Empty, little) = self.tree.halves(big_at) else { return Ok(false) };
         let Some(table) = self.leaf_table(little) else { return Ok(false) };
         let span = domain..domain + DOMAIN_BYTES;
-        // Pages that come or go, and chunks that they leave in part.
-        let (mut pages, mut chunks, mut left) = (0, 0, 0);
-        for (range, piece) in self.old_in(span.clone()) {
-            if piece.page != PageSize::Size4K {
-                return Ok(false);
+        let mut some = Tally::default();
+        // Chunks that are touched in part: other pages may live there.
+        let mut shared = 0;
+        if self.only_takes {
+            for (range, piece) in self.old_in(span.clone()) {
+                some.add(domain, &range, piece.page);
+                shared |= chunks_of(domain, &range) & !whole_chunks_of(domain, &range);
             }
-            pages += (range.end - range.start) >> SMALL_TABLE.shift;
-            let touched = chunks_of(domain, &range);
-            (chunks, left) = (chunks | touched, left | (touched & !whole_chunks_of(domain, &range)));
+        } else {
+            for (range, target) in self.new_in(span.clone()) {
+                some.add(domain, &range, target.piece.page);
+            }
         }
-        let mut used = i16::try_from(pages).unwrap_or(0).wrapping_neg();
-        if table.used + used == 0 && pages > 1 {
+        let (chunks, pages) = (some.small, some.smalls);
+        // Whole tables go, or are filled, several at once.
+        if some.big != 0 || chunks == 0 || pages >= WHOLE {
             return Ok(false);
         }
-        for (range, target) in self.new_in(span.clone()) {
-            if target.piece.page != PageSize::Size4K {
+        self.held.journal.reserve(1)?;
+        let at = |va| entry_at(table.at, SMALL_TABLE.index(va));
+        let (used, open);
+        if self.only_takes {
+            if table.used == pages && pages > 1 {
                 return Ok(false);
             }
-            used += i16::try_from((range.end - range.start) >> SMALL_TABLE.shift).unwrap_or(0);
-            chunks |= chunks_of(domain, &range);
-        }
-        let mut open = table.open | chunks;
-        if self.only_takes {
-            open = as_mapped(open & !chunks, left, domain, self.set.va);
-        }
-        let at = |va| entry_at(table.at, SMALL_TABLE.index(va));
-        for (range, target) in self.new_in(span.clone()) {
-            self.leaf_write(at(range.start), 8, &range, target)?;
-        }
-        for (range, _) in self.old_in(span) {
-            let run = Run { first: 0, step: 0, count: small((range.end - range.start) >> SMALL_TABLE.shift) };
-            push_write(&mut self.main.leaves, Write { at: at(range.start), run, stride: 8, source: Source::Words })?;
+            (used, open) = (pages.wrapping_neg(), as_mapped(table.open & !chunks, shared, domain, self.set.va));
+            for (range, _) in self.old_in(span) {
+                let run = Run { first: 0, step: 0, count: small((range.end - range.start) >> SMALL_TABLE.shift) };
+                push_write(
+                    &mut self.main.leaves,
+                    Write { at: at(range.start), run, stride: 8, source: Source::Words },
+                )?;
+            }
+        } else {
+            (used, open) = (pages, table.open | chunks);
+            for (range, target) in self.new_in(span) {
+                self.leaf_write(at(range.start), 8, &range, target)?;
+            }
         }
         let step = Step::Counted { table: table.number, domain, used, chunks, shared: true };
         self.held.journal.count(self.tree, table.number, open, step);

@@ -247,6 +247,10 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
                 va = self.next_touched(stretch.end);
                 continue;
             }
+            if n == dual_level::<F>() && (self.only_adds || self.only_takes) && self.small_pages(number, start)? {
+                va = self.next_touched(end);
+                continue;
+            }
             if self.only_adds && n == dual_level::<F>() {
                 if let Some(target) = self.target_at(va).filter(|target| target.piece.page <= PageSize::Size64K) {
                     let filled = self.fill_tables(number, va..target.range.end.min(range.end), target)?;
@@ -456,6 +460,9 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
 
     /// Links the directories that no acknowledged job has linked, from the bottom up.
     fn link_directories(&mut self) -> Result<(), PrepareError> {
+        if self.held.linked.is_empty() {
+            return Ok(());
+        }
         // What is only taken away lies where earlier jobs, for which this one waits, have linked all but its own.
         let adds = self.held.adds;
         for n in (1..=dual_level::<F>()).rev() {
