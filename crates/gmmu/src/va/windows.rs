@@ -79,6 +79,11 @@ impl Windows {
         self.list.reserve(extra)
     }
 
+    /// Takes all windows out; the room stays.
+    pub(crate) fn clear(&mut self) {
+        self.list.clear();
+    }
+
     /// The same windows once more.
     pub(crate) fn copy(&self) -> Result<Self, NoMemory> {
         let mut list = List::new();

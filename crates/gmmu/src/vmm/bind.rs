@@ -3,7 +3,7 @@
 //! The operations are applied to a copy of the records, of as much as they touch. What the copy says in the end is what is
 //! to be, the records say what was, and pages that are the same in both are not written.
 
-use super::change::{Change, Target};
+use super::change::{Change, Draft, Target};
 use super::piece::{Backed, Piece, Pieces, Sizes};
 use super::prepare::Plan;
 use super::request::{check, check_range, Live, MapRequest, Place, PrepareError};
@@ -344,8 +344,9 @@ impl<F: Format> Vmm<F> {
         switches: &[(Range<u64>, bool)],
         live: Live,
         rebinds: Option<(u32, u32)>,
-    ) -> Result<Change, PrepareError> {
-        let mut change = Change { rebinds, ..self.new_change(0..0, live) };
+    ) -> Result<Draft, PrepareError> {
+        let mut change = self.new_change(0..0, live)?;
+        change.rebinds = rebinds;
         // Where nothing is mapped before or after, nothing changes, unless it becomes sparse or ceases to be.
         for part in overlay.parts.iter() {
             if part.piece.is_some() {

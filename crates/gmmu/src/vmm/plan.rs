@@ -47,6 +47,19 @@ pub(super) struct Holdings {
 }
 
 impl Holdings {
+    /// Forgets everything; the room of the lists stays.
+    pub(super) fn clear(&mut self) {
+        self.owned.clear();
+        self.journal.clear();
+        self.linked.clear();
+        self.spare.clear();
+    }
+
+    /// Bytes of heap that its lists hold, but for those that are short.
+    pub(super) fn footprint(&self) -> usize {
+        self.owned.footprint() + self.journal.footprint() + self.linked.footprint()
+    }
+
     /// Notes that the job owns the domains of `range`.
     pub(super) fn own(&mut self, range: Range<u64>) -> Result<(), NoMemory> {
         let start = range.start & !(DOMAIN_BYTES - 1);

@@ -197,11 +197,10 @@ impl<F: Format> Vmm<F> {
         }
     }
 
-    /// The evictable mappings that a change changes, in the order of their numbers.
-    pub(super) fn evictees_of(&self, change: &Change) -> Result<List<Touched>, NoMemory> {
-        let mut list: List<Touched> = List::new();
+    /// Lists the evictable mappings that a change changes, in the order of their numbers.
+    pub(super) fn evictees_of(&self, change: &Change, list: &mut List<Touched>) -> Result<(), NoMemory> {
         if self.evictees.is_empty() {
-            return Ok(list);
+            return Ok(());
         }
         for (_, mapping) in mappings(change) {
             if let Err(at) = list.binary_search_by_key(&mapping, |touched| touched.mapping) {
@@ -210,7 +209,7 @@ impl<F: Format> Vmm<F> {
                 let _ = list.insert_within(at, Touched { mapping, bound });
             }
         }
-        Ok(list)
+        Ok(())
     }
 
     /// Notes that a change of these mappings is under way. [`let_go`](Self::let_go) ends it.

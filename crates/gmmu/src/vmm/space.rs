@@ -12,7 +12,7 @@ use crate::addr::{PhysAddr, TableAddr, PAGE_BYTES};
 use crate::chip::Chip;
 use crate::device::{DeviceError, Run, Scope, TableMemory, TablePool, TableRead};
 use crate::format::{Format, Leaf, Pte};
-use crate::storage::{List, NoMemory, Slab};
+use crate::storage::{List, NoMemory, Owned, Slab};
 use crate::tlb::Limits;
 use crate::tree::{Tree, DIRECTORY_BYTES};
 use crate::va::windows::Windows;
@@ -88,7 +88,7 @@ pub struct Vmm<F: Format> {
     pub(super) va: VaSpace<Piece>,
     /// What reads as 0 where nothing is mapped.
     pub(super) sparse: Windows,
-    pub(super) jobs: Slab<Record, 8>,
+    pub(super) jobs: Slab<Owned<Record>, 8>,
     /// The mappings that can be zapped, by their numbers less one, and the numbers given away by the plan at hand.
     pub(super) evictees: Slab<Evictee, 8>,
     pub(super) numbered: List<u32>,
