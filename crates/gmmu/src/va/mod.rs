@@ -252,10 +252,10 @@ impl<T> VaSpace<T> {
         self.tree.split(at, f).map_err(|NoMemory| SplitError::NoRoom)
     }
 
-    /// Whether two live ranges touch at `at`.
-    #[must_use]
-    pub fn touch(&self, at: u64) -> bool {
-        self.tree.touch(at)
+    /// Whether a live range that begins where `range` does touches the one before, and whether one that ends where `range`
+    /// does, and contains its first byte, touches the next.
+    pub(crate) fn touching(&self, range: &Range<u64>) -> (bool, bool) {
+        self.tree.touching(range)
     }
 
     /// Makes one of the two ranges that touch at `at`. `f` gets the value of the lower one, which stays, and that of the

@@ -151,10 +151,19 @@ impl<T> Tree<T> {
         (slot < spans.len()).then_some(Pos { leaf, slot })
     }
 
-    /// Whether one entry ends at `at` and the next one begins there.
-    pub(super) fn touch(&self, at: u64) -> bool {
-        let spans = self.seek(at).and_then(|pos| Some((self.spans(pos.leaf)?, pos.slot)));
-        spans.is_some_and(|(spans, slot)| spans.starts_at(slot, at) && spans.end_before(slot) == at)
+    /// Whether an entry begins at the start of `range` and another ends there; and whether one ends at its end and another
+    /// begins there, where there is only one between.
+    pub(super) fn touching(&self, range: &Range<u64>) -> (bool, bool) {
+        let Some(pos) = self.seek(range.start) else { return (false, false) };
+        let Some(spans) = self.spans(pos.leaf) else { return (false, false) };
+        let below = spans.starts_at(pos.slot, range.start) && spans.end_before(pos.slot) == range.start;
+        if spans.end_before(pos.slot + 1) != range.end {
+            return (below, false);
+        }
+        let behind = self
+            .after(pos)
+            .is_some_and(|next| self.spans(next.leaf).is_some_and(|spans| spans.starts_at(next.slot, range.end)));
+        (below, behind)
     }
 
     pub(super) fn last(&self) -> Option<Pos> {

@@ -349,7 +349,7 @@ impl<F: Format> Vmm<F> {
 
     /// Enters a change into the records: all of it or nothing. Room was reserved.
     pub(super) fn book(&mut self, change: &Change) -> Result<(), PrepareError> {
-        let Change { range, parts, borders, old, new, cuts, heals, .. } = change;
+        let Change { range, borders, old, new, cuts, heals, .. } = change;
         for (cut, border) in cuts.iter().zip([range.start, range.end]) {
             if *cut {
                 let _ = self.va.split(border, |piece, bytes| piece.skip(bytes));
@@ -370,12 +370,11 @@ impl<F: Format> Vmm<F> {
                 return Err(self.refused(why, target.range.end));
             }
         }
-        if *heals {
-            for target in new.iter() {
-                self.heal(target.range.start);
-            }
-            for end in parts.iter().map(|part| part.end).chain([range.end]) {
-                self.heal(end);
+        // What ends or begins with the change is new.
+        for target in new.iter().filter(|_| *heals) {
+            let (below, above) = self.va.touching(&target.range);
+            for (_, at) in [(above, target.range.end), (below, target.range.start)].iter().filter(|(touch, _)| *touch) {
+                self.heal(*at);
             }
         }
         Ok(())
@@ -414,12 +413,9 @@ impl<F: Format> Vmm<F> {
 
     /// Makes one piece of two that touch at `at` and go on from one another.
     fn heal(&mut self, at: u64) {
-        if !self.va.touch(at) {
-            return;
-        }
-        let Some((upper, next)) = self.va.get(at) else { return };
+        let Some((upper, next)) = self.va.get(at).filter(|(piece, _)| piece.start == at) else { return };
         let Some((lower, piece)) = self.va.prev(at) else { return };
-        if piece.continues(upper.start - lower.start, next) {
+        if lower.end == upper.start && piece.continues(lower.end - lower.start, next) {
             self.va.join(at, |_, _| ());
         }
     }

@@ -466,13 +466,13 @@ impl<F: Format> Vmm<F> {
         init: List<Write>,
     ) -> Result<Plan<'a, F, P>, PrepareError> {
         let Draft { mut body, record } = draft;
-        let waited = |earlier: &&Owned<Record>| earlier.is_waiting() && record.waits_for(earlier);
-        let reserved = self
-            .jobs
-            .iter()
-            .map(|(_, earlier)| earlier)
-            .filter(waited)
-            .try_for_each(|earlier| body.after.push(earlier.progress.clone()));
+        let mut reserved = Ok(());
+        // Mostly there are none.
+        if !self.jobs.is_empty() {
+            let waited = |earlier: &&Owned<Record>| earlier.is_waiting() && record.waits_for(earlier);
+            let mut waited = self.jobs.iter().map(|(_, earlier)| earlier).filter(waited);
+            reserved = waited.try_for_each(|earlier| body.after.push(earlier.progress.clone()));
+        }
         let reserved = reserved.and_then(|()| self.jobs.reserve(1));
         let entered = match reserved {
             Ok(()) => self.jobs.insert_within(record),
