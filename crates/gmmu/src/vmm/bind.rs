@@ -4,7 +4,7 @@
 //! to be, the records say what was, and pages that are the same in both are not written.
 
 use super::change::{Change, Draft, Target};
-use super::piece::{Backed, Piece, Pieces, Sizes};
+use super::piece::{Backed, Piece, Sizes};
 use super::prepare::Plan;
 use super::request::{check, check_range, Live, MapRequest, Place, PrepareError};
 use super::space::Vmm;
@@ -181,7 +181,7 @@ impl<F: Format> Vmm<F> {
     /// and with the same attributes, are not touched.
     ///
     /// # Errors
-    /// [`PrepareError`], [`Busy`](PrepareError::Busy) not among them; nothing was changed and nothing is held.
+    /// [`PrepareError`], [`Busy`](PrepareError::Busy) only for what is firmware's; nothing was changed and nothing is held.
     pub fn plan_bind<'a, P: TablePool>(
         &'a mut self,
         pool: &'a mut P,
@@ -272,6 +272,7 @@ impl<F: Format> Vmm<F> {
             Bind::Map(request) => self.map_range(request),
             Bind::Unmap(range) | Bind::Sparse(range) | Bind::Unsparse(range) => {
                 check_range(range, self.va.limits().end)?;
+                self.refuse_foreign(range)?;
                 Ok(range.clone())
             }
         }
@@ -282,6 +283,7 @@ impl<F: Format> Vmm<F> {
         let Place::At(va) = request.place else { return Err(PrepareError::NoPlace) };
         let range = va..va.checked_add(bytes).ok_or(PrepareError::Overflow)?;
         check_range(&range, self.va.limits().end)?;
+        self.refuse_foreign(&range)?;
         Ok(range)
     }
 
@@ -330,7 +332,7 @@ impl<F: Format> Vmm<F> {
         live: Live,
     ) -> Result<(), PrepareError> {
         let at = overlay.make_room(self, range, live)?;
-        let pieces = Pieces::new(request, range.start, self.config.chip.page_sizes, zap);
+        let pieces = self.pieces_at(request, range, zap);
         for (at, (range, piece)) in (at..).zip(pieces) {
             overlay.insert(at, Part { range, piece: Some(piece), recorded: false })?;
         }

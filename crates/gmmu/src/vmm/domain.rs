@@ -53,6 +53,7 @@ pub(super) struct Table {
     pub(super) at: TableAddr,
     pub(super) used: i16,
     pub(super) open: u32,
+    pub(super) found: u32,
     /// Made by this job.
     pub(super) added: bool,
 }
@@ -190,7 +191,8 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
             if table.used == pages && pages > 1 {
                 return Ok(false);
             }
-            (used, open) = (pages.wrapping_neg(), as_mapped(table.open & !chunks, shared, domain, self.set.va));
+            let mapped = as_mapped(table.open & !chunks, shared, domain, self.set.va);
+            (used, open) = (pages.wrapping_neg(), mapped | (chunks & table.found));
             for (range, _) in self.old_in(span) {
                 let run = Run { first: 0, step: 0, count: small((range.end - range.start) >> SMALL_TABLE.shift) };
                 push_write(
@@ -244,7 +246,7 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
         // Where the change covers a chunk, its lists say all; elsewhere other pages may live in it.
         let covered = change.parts_in(span).fold(0, |chunks, part| chunks | whole_chunks_of(domain, &part));
         let whole = if fresh { u32::MAX } else { covered };
-        let mut small = after.small;
+        let mut small = after.small | tables[1].map_or(0, |table| table.found);
         for chunk in bits(affected & !whole & !after.small) {
             let start = domain + (u64::from(chunk) << BIG_TABLE.shift);
             if has_small_pages(self.set.va, start..start + BIG_TABLE.span()) {
@@ -292,6 +294,7 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
             at: table.at,
             used: i16::try_from(table.used).unwrap_or(0),
             open: table.open,
+            found: table.found,
             added: false,
         })
     }
@@ -312,7 +315,7 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
         self.held.journal.note_hung(place, 1, old, Child::Table(number));
         let slot = if half == Half::Big { Slot::Big } else { Slot::Small };
         self.link(place, F::encode_link(slot, &Link::table(at))?, Depth::UpToPde0)?;
-        Ok(Some(Table { number, at, used, open, added: true }))
+        Ok(Some(Table { number, at, used, open, found: 0, added: true }))
     }
 
     /// Takes a table off its half of the dual entry. It is freed when the job is committed. Where entries of the other

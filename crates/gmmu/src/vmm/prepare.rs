@@ -2,15 +2,14 @@
 
 use super::change::{Draft, Target};
 use super::execute::{initialise, Source, Write};
-use super::job::{Job, State};
-use super::piece::Pieces;
+use super::job::{Job, Progress, State};
 use super::plan::{Planner, Setting};
 use super::record::Record;
 use super::request::{check, check_range, MapRequest, PrepareError, Protection, Span};
 use super::space::Vmm;
 use crate::device::{Run, TableMemory, TablePool};
 use crate::format::Format;
-use crate::storage::{List, NoMemory, Owned};
+use crate::storage::{List, NoMemory, Owned, Shared};
 use crate::va::windows::Windows;
 use core::ops::Range;
 
@@ -75,7 +74,7 @@ impl<F: Format> Vmm<F> {
         let range = self.choose(request, bytes)?;
         let zap = self.number_mapping(request.evictable)?;
         let mut change = self.new_change(range.clone(), request.live)?;
-        for (part, piece) in Pieces::new(request, range.start, chip.page_sizes, zap) {
+        for (part, piece) in self.pieces_at(request, &range, zap) {
             self.target(&mut change, part, piece)?;
         }
         change.adds = true;
@@ -254,6 +253,7 @@ impl<F: Format> Vmm<F> {
     /// Enters a change into the records. Where that fails, they are as they were.
     fn book_first(&mut self, record: &mut Record, sparse_before: Option<&Windows>) -> Result<(), PrepareError> {
         let Record { change, touched, .. } = record;
+        self.refuse_foreign_change(change)?;
         if let Some(before) = sparse_before {
             // So that taking the plan back cannot fail.
             self.sparse.reserve(before.len() + change.background.len() + 1)?;
@@ -466,28 +466,35 @@ impl<F: Format> Vmm<F> {
         init: List<Write>,
     ) -> Result<Plan<'a, F, P>, PrepareError> {
         let Draft { mut body, record } = draft;
-        let mut reserved = Ok(());
-        // Mostly there are none.
-        if !self.jobs.is_empty() {
-            let waited = |earlier: &&Owned<Record>| earlier.is_waiting() && record.waits_for(earlier);
-            let mut waited = self.jobs.iter().map(|(_, earlier)| earlier).filter(waited);
-            reserved = waited.try_for_each(|earlier| body.after.push(earlier.progress.clone()));
-        }
-        let reserved = reserved.and_then(|()| self.jobs.reserve(1));
-        let entered = match reserved {
-            Ok(()) => self.jobs.insert_within(record),
-            Err(_) => Err(record),
+        let entered = match self.predecessors(&record, &mut body.after) {
+            Ok(()) => self.jobs.insert_within(record).map_err(|record| (record, NoMemory.into())),
+            Err(why) => Err((record, why)),
         };
         match entered {
             Ok(index) => {
                 body.token.record = index;
                 Ok(Plan { vmm: self, pool, init, job: Some(Job { body }) })
             }
-            Err(record) => {
+            Err((record, why)) => {
                 self.undo(pool, &record);
                 record.progress.set(State::Closed);
-                Err(NoMemory.into())
+                Err(why)
             }
         }
+    }
+
+    /// Lists the jobs that `record`'s has to wait for, and makes room for it among the records.
+    fn predecessors(&mut self, record: &Record, after: &mut List<Shared<Progress>>) -> Result<(), PrepareError> {
+        // Mostly there are none.
+        if !self.jobs.is_empty() {
+            let waited = |earlier: &&Owned<Record>| earlier.is_waiting() && record.waits_for(earlier);
+            for earlier in self.jobs.iter().map(|(_, earlier)| earlier).filter(waited) {
+                if !self.config.queues {
+                    return Err(PrepareError::Pending { range: earlier.change.range.clone() });
+                }
+                after.push(earlier.progress.clone())?;
+            }
+        }
+        Ok(self.jobs.reserve(1)?)
     }
 }
