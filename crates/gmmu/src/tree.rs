@@ -132,6 +132,39 @@ pub(crate) struct Tree<F> {
     format: PhantomData<F>,
 }
 
+/// Tables on their way back to the pool: neighbours in memory go together.
+pub(crate) struct Returns<'a, P> {
+    pool: &'a mut P,
+    /// The first of those that wait, the size of each, and how many they are.
+    run: Option<(TableAddr, u64, u64)>,
+}
+
+impl<'a, P: TablePool> Returns<'a, P> {
+    pub(crate) fn new(pool: &'a mut P) -> Self {
+        Self { pool, run: None }
+    }
+
+    pub(crate) fn give(&mut self, at: TableAddr, bytes: u64) {
+        match &mut self.run {
+            Some((first, size, count)) if *size == bytes && first.checked_add(bytes * *count) == Some(at) => {
+                *count += 1
+            }
+            other => {
+                if let Some((at, bytes, count)) = other.replace((at, bytes, 1)) {
+                    self.pool.give_run(at, bytes, count);
+                }
+            }
+        }
+    }
+
+    /// Gives what still waits.
+    pub(crate) fn finish(mut self) {
+        if let Some((at, bytes, count)) = self.run.take() {
+            self.pool.give_run(at, bytes, count);
+        }
+    }
+}
+
 /// The last place in [`Format::LEVELS`]: the directories with dual entries.
 pub(crate) const fn dual_level<F: Format>() -> u8 {
     // No format has more than six levels.
@@ -346,22 +379,22 @@ impl<F: Format> Tree<F> {
         }
     }
 
-    /// Forgets a leaf table and returns where it is and its size; `None` for anything else.
-    pub(crate) fn take_table(&mut self, child: Child, half: Half) -> Option<(TableAddr, u64)> {
-        let Child::Table(n) = child else { return None };
-        let table = self.tables.remove(n)?;
-        Some((table.at, half.level().table_bytes()))
-    }
-
     /// Gives the memory of a leaf table, or of a directory and all below it, back to the pool. It hangs nowhere any
     /// more, and the GPU cannot reach it. What firmware made is only forgotten.
     pub(crate) fn free<P: TablePool>(&mut self, child: Child, half: Half, pool: &mut P) {
+        let mut gone = Returns::new(pool);
+        self.free_to(child, half, &mut gone);
+        gone.finish();
+    }
+
+    /// The same for one of several, which are given together where they are neighbours in memory.
+    pub(crate) fn free_to<P: TablePool>(&mut self, child: Child, half: Half, gone: &mut Returns<'_, P>) {
         match child {
             Child::Empty | Child::Leaf | Child::Sparse => {}
             Child::Table(n) => {
                 let table = self.tables.remove(n);
                 if let Some(table) = table.filter(|table| table.used < FOREIGN) {
-                    pool.give(table.at, half.level().table_bytes());
+                    gone.give(table.at, half.level().table_bytes());
                 }
             }
             Child::Directory(n) => {
@@ -369,11 +402,11 @@ impl<F: Format> Tree<F> {
                 for slot in 0..512 {
                     let below = self.child(Place { directory: n, slot });
                     let half = if slot % 2 == 0 { Half::Big } else { Half::Small };
-                    self.free(below, half, pool);
+                    self.free_to(below, half, gone);
                 }
                 let directory = self.directories.remove(n);
                 if let Some(directory) = directory.filter(|directory| directory.used < FOREIGN) {
-                    pool.give(directory.at, DIRECTORY_BYTES);
+                    gone.give(directory.at, DIRECTORY_BYTES);
                 }
             }
         }
@@ -381,14 +414,16 @@ impl<F: Format> Tree<F> {
 
     /// Gives all tables to the pool, the root only where `root` says so.
     pub(crate) fn free_all<P: TablePool>(&mut self, pool: &mut P, root: bool) {
+        let mut gone = Returns::new(pool);
         for slot in 0..512 {
             let place = Place { directory: self.root, slot };
             let child = self.set(place, Child::Empty);
-            self.free(child, Half::Big, pool);
+            self.free_to(child, Half::Big, &mut gone);
         }
         if root {
-            self.free(Child::Directory(self.root), Half::Big, pool);
+            self.free_to(Child::Directory(self.root), Half::Big, &mut gone);
         }
+        gone.finish();
     }
 
     /// Whether directory `n` is still the one that job `made_by` made, was never linked, and nothing hangs in it.

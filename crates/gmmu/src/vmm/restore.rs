@@ -35,7 +35,7 @@ impl<F: Format> Vmm<F> {
         }
         self.tree.free_all(pool, false);
         self.tree = fresh;
-        let mut change = self.new_change(0..0, Live::Quiesced);
+        let mut change = self.new_change(0..0, Live::Quiesced)?;
         for window in self.sparse.iter() {
             change.background.push(window)?;
         }
@@ -76,12 +76,12 @@ impl<F: Format> Vmm<F> {
                 self.close_job(pool, index);
                 continue;
             }
-            let (pieces, sparse) = record.before.room();
+            let (pieces, sparse) = record.room();
             self.va.reserve(pieces)?;
             self.sparse.reserve(sparse)?;
             if let Some(record) = self.jobs.remove(index) {
                 record.progress.set(State::Lost);
-                self.undo(pool, &record.range, &record.before, &record.held);
+                self.undo(pool, &record);
             }
         }
         Ok(())

@@ -12,7 +12,7 @@ use crate::addr::{PhysAddr, TableAddr, PAGE_BYTES};
 use crate::chip::Chip;
 use crate::device::{DeviceError, Run, Scope, TableMemory, TablePool, TableRead};
 use crate::format::{Format, Leaf, Pte};
-use crate::storage::{List, NoMemory, Slab};
+use crate::storage::{List, NoMemory, Owned, Slab};
 use crate::tlb::Limits;
 use crate::tree::{Tree, DIRECTORY_BYTES};
 use crate::va::windows::Windows;
@@ -100,6 +100,8 @@ pub struct Census {
     pub foreign_tables: usize,
     /// Bytes of heap that the mirror of the tables takes.
     pub mirror_bytes: usize,
+    /// Bytes of heap that the records of what is mapped take.
+    pub record_bytes: usize,
     /// Jobs that were prepared and neither committed nor cancelled.
     pub jobs: usize,
     /// Jobs of these that were dropped half-way: what they own stays unused until the space is closed.
@@ -118,7 +120,7 @@ pub struct Vmm<F: Format> {
     pub(super) va: VaSpace<Piece>,
     /// What reads as 0 where nothing is mapped.
     pub(super) sparse: Windows,
-    pub(super) jobs: Slab<Record, 8>,
+    pub(super) jobs: Slab<Owned<Record>, 8>,
     /// The mappings that can be zapped, by their numbers less one, and the numbers given away by the plan at hand.
     pub(super) evictees: Slab<Evictee, 8>,
     pub(super) numbered: List<u32>,
@@ -223,14 +225,21 @@ impl<F: Format> Vmm<F> {
         self.va.iter()
     }
 
+    /// The piece that is mapped at `va` after all prepared jobs, with its addresses. Takes the same time whatever is mapped,
+    /// or nearly so.
+    #[must_use]
+    pub fn piece_at(&self, va: u64) -> Option<(Range<u64>, &Piece)> {
+        self.va.get(va)
+    }
+
     /// Numbers about the space.
     #[must_use]
     pub fn census(&self) -> Census {
         let (directories, leaf_tables) = self.tree.counts();
         let quarantined = self.jobs.iter().filter(|(_, record)| record.state() == State::Lost).count();
-        let (mirror_bytes, jobs) = (self.tree.footprint(), self.jobs.len());
+        let (mirror_bytes, record_bytes, jobs) = (self.tree.footprint(), self.va.footprint(), self.jobs.len());
         let foreign_tables = self.tree.foreign();
-        Census { directories, leaf_tables, foreign_tables, mirror_bytes, jobs, quarantined }
+        Census { directories, leaf_tables, foreign_tables, mirror_bytes, record_bytes, jobs, quarantined }
     }
 
     /// What the tables in memory say of `va`, level by level.
