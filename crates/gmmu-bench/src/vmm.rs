@@ -174,6 +174,19 @@ impl Bench {
         map
     }
 
+    /// A gibibyte of 4K pages taken away by a zap: nanoseconds of all of it.
+    fn zap(&mut self) -> f64 {
+        let mut vmm = self.space();
+        let extents = [Extent { to: PhysAddr::vram(DATA), bytes: GIB }];
+        let request = MapRequest::extents(&extents).page(PageSize::Size4K).at(VA).evictable();
+        self.map(&mut vmm, &request, None);
+        let zap = vmm.zap(VA).expect("it is evictable");
+        self.cool();
+        let ((), all) = timed(|| zap.zap(&mut self.memory).expect("plain memory"));
+        self.close(vmm);
+        all
+    }
+
     /// A gibibyte of late frames into new tables.
     fn scattered(&mut self) -> Stages {
         let mut vmm = self.space();
@@ -347,6 +360,7 @@ pub fn rows(rounds: usize) -> Vec<Row> {
     let mut bench = Bench::new();
     let [mut fill, mut encode, mut memset, mut partly, mut at_once, mut pair, mut binds] = <[Times; 7]>::default();
     let [mut fresh, mut dropped, mut there, mut scattered, mut big, mut huge] = <[Jobs; 6]>::default();
+    let mut zapped = Times::default();
     let a_page = |ns: f64| Some(ns / PAGES as f64);
     for _ in 0..rounds {
         for (times, ns) in [&mut fill, &mut encode, &mut memset].into_iter().zip(bench.limits()) {
@@ -357,6 +371,7 @@ pub fn rows(rounds: usize) -> Vec<Row> {
         dropped.push(unmap, PAGES);
         there.push(bench.there(), PAGES);
         scattered.push(bench.scattered(), PAGES);
+        zapped.push(a_page(bench.zap()));
         partly.push(Some(bench.partly() / (PAGES - GIB / TABLE) as f64));
         // Few words a page: what is told here is the planner's own time.
         big.push(bench.fresh(PageSize::Size64K, false).0, GIB >> 16);
@@ -375,6 +390,7 @@ pub fn rows(rounds: usize) -> Vec<Row> {
     rows.extend(dropped.rows("unmap 1G of 4K, tables dropped", memset, [Some(0.4), Some(0.05)]));
     rows.extend(against("unmap 512 times 511 of 4K, tables in use", &partly, memset, Some(1.5)));
     rows.extend(against("unmap 512 times 511 of 4K, in one bind job", &at_once, memset, None));
+    rows.extend(against("zap 1G of 4K", &zapped, memset, Some(1.3)));
     rows.extend(plain("map 1G of 64K, fresh tables, a page", &big.whole, Some(5.0)));
     rows.extend(plain("map 1G of 2M, a page", &huge.whole, Some(8.0)));
     rows.extend(plain("map and unmap one 4K page, 1000 live, pair", &pair, Some(300.0)));

@@ -71,6 +71,8 @@ mod sizes;
 mod syspool;
 mod watch;
 
+pub mod trace;
+
 pub use chip::{ChipModel, MmuVersion};
 pub use config::{Bus, Carveouts, Config, ConfigError};
 pub use counts::Counts;

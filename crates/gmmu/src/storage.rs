@@ -378,6 +378,26 @@ impl<T> Deref for Shared<T> {
     }
 }
 
+/// A value that is reached through a shared reference, by one at a time: whoever comes while somebody else looks at it is
+/// turned away, and nobody ever waits.
+///
+/// For what a lock guards that the library does not know: the caller holds it, so nobody comes in between. A port puts
+/// its own cell here, one that its lock opens.
+#[derive(Debug)]
+pub struct Guarded<T>(spin::mutex::SpinMutex<T>);
+
+impl<T> Guarded<T> {
+    /// A cell with `value` in it; allocates nothing.
+    pub const fn new(value: T) -> Self {
+        Self(spin::mutex::SpinMutex::new(value))
+    }
+
+    /// The value; `None` where somebody looks at it now.
+    pub fn open(&self) -> Option<impl core::ops::DerefMut<Target = T> + '_> {
+        self.0.try_lock()
+    }
+}
+
 /// Lets a test make the N-th growth fail, to see that nothing is lost by it.
 pub mod inject {
     use super::NoMemory;

@@ -8,6 +8,7 @@ use gmmu::format::Format;
 use gmmu_sim::Finding;
 use serde::Serialize;
 
+use crate::cmd::replay;
 use crate::console::{BAD, Console, GOOD, SCHEMA, STRONG, View};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::files;
@@ -25,6 +26,8 @@ Examples:
   gmmu run mapping.gmmu
   gmmu run mapping.gmmu --chip tu102 --keep-going --json
   echo 'space a; map a va=0x1000000 len=64K' | gmmu run -
+  gmmu run --trace driver.trace           what another driver did, judged
+  gmmu run --mmiotrace mmio.log
 
 A script has one operation a line, or several with ; between. # is a comment.
   gpu gh100 vram=16G                      the GPU, before anything else
@@ -80,8 +83,16 @@ something.";
 #[command(after_help = HELP)]
 pub struct Args {
     /// The script, or - for standard input
-    #[arg(value_name = "SCRIPT")]
-    script: PathBuf,
+    #[arg(value_name = "SCRIPT", required_unless_present_any = ["trace", "mmiotrace"])]
+    script: Option<PathBuf>,
+
+    /// Do what a trace of a driver's accesses says instead, and judge that
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["script", "snapshot", "keep_going", "mmiotrace"])]
+    trace: Option<PathBuf>,
+
+    /// The same with a log of Linux's mmiotrace of a real card
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["script", "snapshot", "keep_going"])]
+    mmiotrace: Option<PathBuf>,
 
     /// The GPU to model, where the script has no gpu line [default: gh100]
     #[arg(long, value_name = "CHIP", value_parser = chip)]
@@ -141,13 +152,20 @@ struct BrokenView {
 /// # Errors
 /// Exit code 2 where the script does not parse or does not fit the options; 3 where files cannot be read or written.
 pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
+    let traced = args.trace.as_deref().map(|path| (path, replay::Kind::Trace));
+    if let Some((path, kind)) = traced.or(args.mmiotrace.as_deref().map(|path| (path, replay::Kind::Mmiotrace))) {
+        let Args { chip, vram, seed, .. } = *args;
+        let options = replay::Options { chip, vram, seed, vram_out: args.vram_out.as_deref() };
+        return replay::run(path, kind, options, console);
+    }
+    let Some(script) = &args.script else { return Err(Failure::usage("no script")) };
     if let (Some(image), Some(snapshot)) = (&args.vram_out, &args.snapshot)
         && files::same(image, snapshot)
     {
         return Err(Failure::usage("--vram-out and --snapshot name the same file"));
     }
-    let name = args.script.display().to_string();
-    let text = files::read_text(&args.script, console)?;
+    let name = script.display().to_string();
+    let text = files::read_text(script, console)?;
     let script = Script::read(&name, &text)?;
     let (chip, vram) = model(args.chip, args.vram, &script, &name)?;
     with_format!(chip.mmu, run_on(args, chip, vram, &script, console))
@@ -212,7 +230,7 @@ fn run_on<F: Format>(
         runner.machine().snapshot(path, roots.iter().map(|(name, root)| (name.as_str(), *root)))?;
     }
     let mut report = report(chip, &mut runner, operations, broken);
-    report.script = args.script.display().to_string();
+    report.script = args.script.as_deref().map(|path| path.display().to_string()).unwrap_or_default();
     console.show(&report)?;
     let bad = !report.broken.is_empty() || report.findings.iter().any(FindingView::counts);
     Ok(if bad { Exit::Negative } else { Exit::Done })

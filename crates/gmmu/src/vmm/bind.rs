@@ -38,7 +38,7 @@ struct Part {
 
 /// The copy of the records, in order. It has no hole within what was loaded.
 #[derive(Debug, Default)]
-struct Overlay {
+pub(super) struct Overlay {
     parts: List<Part>,
 }
 
@@ -62,6 +62,7 @@ impl Overlay {
 
     /// Copies what the records have in `range`, where that is not done yet; pages over its borders are copied whole.
     fn load<F: Format>(&mut self, vmm: &Vmm<F>, range: Range<u64>) -> Result<(), PrepareError> {
+        vmm.refuse_foreign(&range)?;
         let page_over = |va: u64| {
             let (_, piece) = vmm.va.get(va).filter(|(whole, _)| whole.start < va)?;
             let mask = piece.page.bytes() - 1;
@@ -185,7 +186,7 @@ impl<F: Format> Vmm<F> {
         for operation in operations {
             self.apply(&mut overlay, &mut switches, operation, live)?;
         }
-        let change = self.difference(&overlay, &switches, live)?;
+        let change = self.difference(&overlay, &switches, live, None)?;
         if switches.is_empty() {
             self.plan_change(pool, change)
         } else {
@@ -243,54 +244,66 @@ impl<F: Format> Vmm<F> {
     }
 
     fn apply(
-        &self,
+        &mut self,
         overlay: &mut Overlay,
         switches: &mut List<(Range<u64>, bool)>,
         operation: &Bind<'_>,
         live: Live,
     ) -> Result<(), PrepareError> {
-        let limit = self.va.limits().end;
-        let range = match operation {
+        match operation {
             Bind::Map(request) => {
-                let bytes = check(request, self.config.chip, self.config.vram_bytes)?;
-                let Place::At(va) = request.place else { return Err(PrepareError::NoPlace) };
-                va..va.checked_add(bytes).ok_or(PrepareError::Overflow)?
+                let zap = self.number_mapping(request.evictable)?;
+                self.apply_map(overlay, request, zap, live)?;
             }
-            Bind::Unmap(range) | Bind::Sparse(range) | Bind::Unsparse(range) => range.clone(),
-        };
-        check_range(&range, limit)?;
-        self.refuse_foreign(&range)?;
+            Bind::Unmap(range) => {
+                let at = self.clear_overlay(overlay, range, live)?;
+                overlay.insert(at, Part { range: range.clone(), piece: None, recorded: false })?;
+            }
+            Bind::Sparse(range) | Bind::Unsparse(range) => {
+                check_range(range, self.va.limits().end)?;
+                overlay.load(self, range.clone())?;
+                switches.push((range.clone(), matches!(operation, Bind::Sparse(_))))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the pages of `request`, parts of mapping `zap`, in the place of whatever the copy has there.
+    pub(super) fn apply_map(
+        &self,
+        overlay: &mut Overlay,
+        request: &MapRequest<'_>,
+        zap: u32,
+        live: Live,
+    ) -> Result<(), PrepareError> {
+        let bytes = check(request, self.config.chip, self.config.vram_bytes)?;
+        let Place::At(va) = request.place else { return Err(PrepareError::NoPlace) };
+        let range = va..va.checked_add(bytes).ok_or(PrepareError::Overflow)?;
+        let at = self.clear_overlay(overlay, &range, live)?;
+        for (at, (range, piece)) in (at..).zip(self.pieces_at(request, &range, zap)) {
+            overlay.insert(at, Part { range, piece: Some(piece), recorded: false })?;
+        }
+        Ok(())
+    }
+
+    /// Takes whatever is in `range` out of the copy, and returns where new parts go.
+    fn clear_overlay(&self, overlay: &mut Overlay, range: &Range<u64>, live: Live) -> Result<usize, PrepareError> {
+        check_range(range, self.va.limits().end)?;
         overlay.load(self, range.clone())?;
-        match operation {
-            Bind::Map(_) | Bind::Unmap(_) => {
-                overlay.cut(self, range.start, live)?;
-                overlay.cut(self, range.end, live)?;
-            }
-            Bind::Sparse(_) | Bind::Unsparse(_) => {
-                switches.push((range, matches!(operation, Bind::Sparse(_))))?;
-                return Ok(());
-            }
-        }
-        let at = overlay.clear(&range);
-        match operation {
-            Bind::Map(request) => {
-                for (at, (range, piece)) in (at..).zip(self.pieces_at(request, &range)) {
-                    overlay.insert(at, Part { range, piece: Some(piece), recorded: false })?;
-                }
-                Ok(())
-            }
-            _ => overlay.insert(at, Part { range, piece: None, recorded: false }),
-        }
+        overlay.cut(self, range.start, live)?;
+        overlay.cut(self, range.end, live)?;
+        Ok(overlay.clear(range))
     }
 
     /// What the copy says that the records do not.
-    fn difference(
+    pub(super) fn difference(
         &mut self,
         overlay: &Overlay,
         switches: &[(Range<u64>, bool)],
         live: Live,
+        rebinds: Option<(u32, u32)>,
     ) -> Result<Change, PrepareError> {
-        let mut change = self.new_change(0..0, live);
+        let mut change = Change { rebinds, ..self.new_change(0..0, live) };
         // Where nothing is mapped before or after, nothing changes, unless it becomes sparse or ceases to be.
         for part in overlay.parts.iter() {
             if part.piece.is_some() {
@@ -309,22 +322,7 @@ impl<F: Format> Vmm<F> {
             // A job that comes to nothing still is somewhere.
             change.parts.push(first.range.start..first.range.start + PAGE_BYTES)?;
         }
-        if let (Some(first), Some(last)) = (change.parts.first(), change.parts.last()) {
-            change.range = first.start..last.end;
-        }
-        for index in 0..change.parts.len() {
-            let Some(part) = change.parts.get(index).cloned() else { break };
-            for (whole, piece) in self.va.overlapping(part.clone()) {
-                if whole.start < part.start {
-                    change.borders.push(part.start)?;
-                }
-                if whole.end > part.end {
-                    change.borders.push(part.end)?;
-                }
-                let range = whole.start.max(part.start)..whole.end.min(part.end);
-                change.old.push((range.clone(), piece.skip(range.start - whole.start)))?;
-            }
-        }
+        self.replace_parts(&mut change)?;
         let mut old_at = 0;
         for part in overlay.parts.iter() {
             let Some(piece) = part.piece else { continue };
@@ -350,6 +348,27 @@ impl<F: Format> Vmm<F> {
         change.removes |= gone;
         change.adds |= change.new.iter().any(|target| !target.kept);
         Ok(change)
+    }
+
+    /// Lets a change take whatever its parts have now.
+    pub(super) fn replace_parts(&self, change: &mut Change) -> Result<(), PrepareError> {
+        if let (Some(first), Some(last)) = (change.parts.first(), change.parts.last()) {
+            change.range = first.start..last.end;
+        }
+        for index in 0..change.parts.len() {
+            let Some(part) = change.parts.get(index).cloned() else { break };
+            for (whole, piece) in self.va.overlapping(part.clone()) {
+                if whole.start < part.start {
+                    change.borders.push(part.start)?;
+                }
+                if whole.end > part.end {
+                    change.borders.push(part.end)?;
+                }
+                let range = whole.start.max(part.start)..whole.end.min(part.end);
+                change.old.push((range.clone(), piece.skip(range.start - whole.start)))?;
+            }
+        }
+        Ok(())
     }
 
     /// Adds what a part of the copy leads to, in the pages that are there where it leads to the same.
@@ -381,6 +400,8 @@ impl<F: Format> Vmm<F> {
             // Frames are the same only where they are the same object's.
             let known = part.recorded || matches!(was.to, Backed::Memory(_));
             let known = known || !change.other_frames(&was, &here);
+            // Nor are they there where they were zapped, or where another mapping's zap may take them.
+            let known = known && (part.recorded || (was.zap == here.zap && !self.is_zapped(&was)));
             // No page may be kept in part, and none written in part.
             let whole = [both.start, both.end].into_iter().all(|border| {
                 let inner = aligned(border, here.page) || border == part.range.end;
@@ -397,7 +418,7 @@ impl<F: Format> Vmm<F> {
                 }
                 rest = both.end;
                 let piece = Piece { page: was.page, ..here };
-                change.new.push(Target { range: both, piece, word: 0, frame: 0, kept: true })?;
+                change.new.push(Target { range: both, piece, word: 0, frame: 0, kept: true, cleared: false })?;
             }
         }
         if rest < part.range.end {

@@ -27,6 +27,8 @@ pub(super) struct Target {
     pub(super) frame: u64,
     /// The entries say so already: nothing is written.
     pub(super) kept: bool,
+    /// The pages were zapped: the entries say that nothing is there, and so does the word.
+    pub(super) cleared: bool,
 }
 
 /// What a job does to the records.
@@ -58,6 +60,8 @@ pub(super) struct Change {
     pub(super) cuts: [bool; 2],
     /// Whether new pieces may go on from their neighbours.
     pub(super) heals: bool,
+    /// The evictable mapping that gets its pages anew, and the generation in which it does.
+    pub(super) rebinds: Option<(u32, u32)>,
 }
 
 /// Empty lists of earlier jobs, for the next one to fill: a space where one job follows another allocates nothing.
@@ -248,13 +252,21 @@ impl<F: Format> Vmm<F> {
             return Err(PrepareError::KindForbids4K { kind: piece.kind });
         }
         let leaf = |to| Pte::Leaf(Leaf { to, kind: piece.kind, flags: piece.flags, comptag: 0 });
+        let rebound = change.rebinds.is_some_and(|(mapping, _)| mapping == piece.zap);
+        if piece.zap != 0 && !rebound && self.is_zapped(&piece) {
+            let word = self.nothing.of(piece.page);
+            change.new.push(Target { range, piece, word, frame: 0, kept: false, cleared: true })?;
+            return Ok(());
+        }
         match piece.to {
             Backed::Memory(to) => {
                 // The last page too must be within the format, or the steps would run out of the address field.
                 let last = to.checked_add(range.end - range.start - PAGE_BYTES).ok_or(PrepareError::Overflow)?;
                 F::encode_pte(&leaf(last))?;
-                if let Some(before) =
-                    change.new.last_mut().filter(|before| !before.kept && before.range.end == range.start)
+                if let Some(before) = change
+                    .new
+                    .last_mut()
+                    .filter(|before| !(before.kept || before.cleared) && before.range.end == range.start)
                 {
                     if before.piece.continues(range.start - before.range.start, &piece) {
                         before.range.end = range.end;
@@ -262,7 +274,7 @@ impl<F: Format> Vmm<F> {
                     }
                 }
                 let word = F::encode_pte(&leaf(to))?;
-                change.new.push(Target { range, piece, word, frame: 0, kept: false })?;
+                change.new.push(Target { range, piece, word, frame: 0, kept: false, cleared: false })?;
             }
             Backed::Frames { aperture, page } => {
                 let word = F::encode_pte(&leaf(PhysAddr::new(aperture, 0)))?;
@@ -275,7 +287,7 @@ impl<F: Format> Vmm<F> {
                     let part = from..range.end.min(whole);
                     from = part.end;
                     let frame = change.wants.add(&part, &piece, end)?;
-                    change.new.push(Target { range: part, piece, word, frame, kept: false })?;
+                    change.new.push(Target { range: part, piece, word, frame, kept: false, cleared: false })?;
                 }
             }
         }

@@ -33,7 +33,7 @@ pub enum CommitError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CloseError {
-    /// Jobs are still open.
+    /// Jobs are still open, or a zap runs.
     #[error("jobs of this address space are still open: execute and commit, or cancel them")]
     Busy,
     /// The device failed; call again.
@@ -112,6 +112,7 @@ impl<F: Format> Vmm<F> {
                 let _ = self.sparse.add(part);
             }
         }
+        self.let_go(&before.touched, true);
         self.lost |= before.restores;
         held.journal.take_back(&mut self.tree, &self.va, pool);
         self.prune(pool, &held.linked);
@@ -149,6 +150,7 @@ impl<F: Format> Vmm<F> {
         for &table in record.held.spare.iter() {
             pool.give(table, DIRECTORY_BYTES);
         }
+        self.let_go(&record.before.touched, false);
         self.scraps.keep_held(record.held);
         self.scraps.keep_old(record.before.pieces);
         record.range
@@ -200,6 +202,9 @@ impl<F: Format> Vmm<F> {
         self.closing = Some(flush);
         if let Err(why) = unlinked {
             return Err((self, why.into()));
+        }
+        if !self.forget_entries() {
+            return Err((self, CloseError::Busy));
         }
         for _ in 0..self.jobs.len() {
             let first = self.jobs.iter().next().map(|(index, _)| index);

@@ -21,6 +21,8 @@ mod change;
 #[cfg(feature = "alloc")]
 mod commit;
 #[cfg(feature = "alloc")]
+mod defragment;
+#[cfg(feature = "alloc")]
 mod domain;
 #[cfg(feature = "alloc")]
 mod foreign;
@@ -47,6 +49,8 @@ mod plan;
 #[cfg(feature = "alloc")]
 mod prepare;
 #[cfg(feature = "alloc")]
+mod rebind;
+#[cfg(feature = "alloc")]
 mod reclaim;
 #[cfg(feature = "alloc")]
 mod record;
@@ -57,7 +61,11 @@ mod restore;
 #[cfg(feature = "alloc")]
 mod rounds;
 #[cfg(feature = "alloc")]
+mod slots;
+#[cfg(feature = "alloc")]
 mod space;
+#[cfg(feature = "alloc")]
+mod zap;
 
 #[cfg(feature = "alloc")]
 pub use adopt::AdoptError;
@@ -81,3 +89,5 @@ pub use prepare::Plan;
 pub use request::{Backing, Extent, Live, MapRequest, Place, PrepareError, Protection, Span};
 #[cfg(feature = "alloc")]
 pub use space::{Census, Mapping, SpaceConfig, Use, Vmm};
+#[cfg(feature = "alloc")]
+pub use zap::{Zap, ZapError};

@@ -6,7 +6,7 @@
 //! happens to entries of directories [`large`](super::large)'s.
 
 use super::change::{Change, Target};
-use super::execute::{Flush, Source, Write};
+use super::execute::{Evictable, Flush, Source, Write};
 use super::journal::Journal;
 use super::piece::{Backed, Piece};
 use super::request::{Live, PrepareError};
@@ -71,6 +71,15 @@ pub(super) struct Nothing {
 }
 
 impl Nothing {
+    /// The entry of a page of this size that is not there. Below a 64K one, no 4K pages are either.
+    pub(super) fn of(&self, page: PageSize) -> u64 {
+        if page == PageSize::Size64K {
+            self.closed
+        } else {
+            0
+        }
+    }
+
     pub(super) fn new<F: Format>() -> Result<Self, EncodeError> {
         Ok(Self {
             closed: F::encode_pte(&Pte::NoValid4K)?,
@@ -404,7 +413,7 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
         pages: &Range<u64>,
         target: &Target,
     ) -> Result<(), NoMemory> {
-        let Target { range, piece, word, frame, kept } = target;
+        let Target { range, piece, word, frame, kept, cleared } = target;
         if *kept {
             return Ok(());
         }
@@ -413,6 +422,7 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
         let grown = |bytes: u64| (bytes >> shift).wrapping_mul(step);
         let count = small((pages.end - pages.start) >> shift);
         let (source, run) = match piece.to {
+            _ if *cleared => (Source::Words, Run { first: *word, step: 0, count }),
             Backed::Memory(_) => {
                 let first = word.wrapping_add(grown(pages.start - range.start));
                 (Source::Words, Run { first, step, count })
@@ -426,7 +436,11 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
                 (Source::Part(small(*frame)), Run { first, step, count })
             }
         };
-        push_write(&mut self.main.leaves, Write { at, run, stride, source })
+        let write = Write { at, run, stride, source };
+        if piece.zap == 0 {
+            return push_write(&mut self.main.leaves, write);
+        }
+        self.main.evictable.push(Evictable { write, mapping: piece.zap, clear: self.set.nothing.of(piece.page) })
     }
 
     /// Links the directories that no acknowledged job has linked, from the bottom up.

@@ -4,6 +4,7 @@ use super::change::{Change, Target};
 use super::execute::{initialise, Source, Write};
 use super::job::{Body, Job, State};
 use super::plan::{Planner, Setting};
+use super::rebind::Touched;
 use super::record::{Before, Record};
 use super::request::{check, check_range, MapRequest, PrepareError, Protection, Span};
 use super::space::Vmm;
@@ -73,8 +74,9 @@ impl<F: Format> Vmm<F> {
         let chip = self.config.chip;
         let bytes = check(request, chip, self.config.vram_bytes)?;
         let range = self.choose(request, bytes)?;
+        let zap = self.number_mapping(request.evictable)?;
         let mut change = self.new_change(range.clone(), request.live);
-        for (part, piece) in self.pieces_at(request, &range) {
+        for (part, piece) in self.pieces_at(request, &range, zap) {
             self.target(&mut change, part, piece)?;
         }
         change.adds = true;
@@ -156,7 +158,7 @@ impl<F: Format> Vmm<F> {
             let part = whole.start.max(span.range.start)..whole.end.min(span.range.end);
             let piece = piece.skip(part.start - whole.start);
             change.old.push((part.clone(), piece))?;
-            change.new.push(Target { range: part, piece, word: 0, frame: 0, kept: true })?;
+            change.new.push(Target { range: part, piece, word: 0, frame: 0, kept: true, cleared: false })?;
         }
         (change.adds, change.removes, change.pages_stay) = (on, !on, true);
         self.plan_with_background(pool, change, core::slice::from_ref(&(span.range, on)))
@@ -211,8 +213,8 @@ impl<F: Format> Vmm<F> {
         let number = self.next_job;
         // Numbers of plans that fail are not used again.
         self.next_job += 1;
-        let mut body = match self.book_and_take(&change, sparse_before.as_ref()) {
-            Ok(body) => body,
+        let (mut body, touched) = match self.book_and_take(&change, sparse_before.as_ref()) {
+            Ok(taken) => taken,
             Err(why) => {
                 if let Some(before) = sparse_before.filter(|_| !change.restores) {
                     self.sparse = before;
@@ -234,9 +236,10 @@ impl<F: Format> Vmm<F> {
         };
         let (mut init, mut held) = (core::mem::take(&mut self.scraps.init), core::mem::take(&mut self.scraps.held));
         let planned = Planner::new(&mut self.tree, pool, setting, &mut body.rounds, &mut init, &mut held).plan();
+        let planned = planned.and_then(|()| self.swaps(&change, &touched, &mut body.swaps));
         let (range, wants) = (change.range.clone(), core::mem::take(&mut change.wants));
         self.scraps.keep_new(core::mem::take(&mut change.new));
-        let before = Before::new(change, sparse_before);
+        let before = Before::new(change, sparse_before, touched);
         if let Err(why) = planned {
             self.undo(pool, &range, &before, &held);
             return Err(why);
@@ -250,18 +253,24 @@ impl<F: Format> Vmm<F> {
 
     /// Enters a change into the records, and takes what its job will consist of. Where that fails, the records are as they
     /// were.
-    fn book_and_take(&mut self, change: &Change, sparse_before: Option<&Windows>) -> Result<Owned<Body>, PrepareError> {
+    fn book_and_take(
+        &mut self,
+        change: &Change,
+        sparse_before: Option<&Windows>,
+    ) -> Result<(Owned<Body>, List<Touched>), PrepareError> {
         self.refuse_foreign_change(change)?;
         if let Some(before) = sparse_before {
             // So that taking the plan back cannot fail.
             self.sparse.reserve(before.len() + change.background.len() + 1)?;
         }
         let body = self.take_body()?;
+        let touched = self.evictees_of(change)?;
         if !change.pages_stay {
             self.reserve_records(change)?;
             self.book(change)?;
         }
-        Ok(body)
+        self.touch(change, &touched);
+        Ok((body, touched))
     }
 
     /// What a job consists of, empty: that of an earlier one, or a new one.

@@ -4,6 +4,7 @@ use super::change::Change;
 use super::job::{Progress, State};
 use super::piece::Piece;
 use super::plan::Holdings;
+use super::rebind::{share, Touched};
 use crate::storage::{List, Shared};
 use crate::va::windows::{overlapping, Windows};
 use core::ops::Range;
@@ -22,13 +23,15 @@ pub(super) struct Before {
     pub(super) sparse: Windows,
     /// Whether the job wrote all tables anew: without it there are none.
     pub(super) restores: bool,
+    /// The evictable mappings that it changes.
+    pub(super) touched: List<Touched>,
 }
 
 impl Before {
-    pub(super) fn new(change: Change, sparse: Option<Windows>) -> Self {
+    pub(super) fn new(change: Change, sparse: Option<Windows>, touched: List<Touched>) -> Self {
         let Change { parts, old: pieces, background, pages_stay, restores, .. } = change;
         let background = if restores { List::new() } else { background };
-        Self { parts, pieces, pages_stay, background, sparse: sparse.unwrap_or_default(), restores }
+        Self { parts, pieces, pages_stay, background, sparse: sparse.unwrap_or_default(), restores, touched }
     }
 
     /// Room in the records for taking the job back: for pieces, and for what is sparse.
@@ -54,14 +57,16 @@ impl Record {
     }
 
     /// Whether this job must not be executed before `earlier`: owners of a domain wait for everybody, everybody waits
-    /// for owners, and guests for guests on the same pages.
+    /// for owners, and guests for guests on the same pages. What can be zapped has one list of entries: there, everybody
+    /// waits for everybody.
     pub(super) fn waits_for(&self, earlier: &Self) -> bool {
         // What is owned are whole domains.
         let meets = |owner: &Self, other: &Self| {
             let parts = parts(&other.range, &other.before.parts);
             owner.held.owned.iter().any(|owned| overlapping(parts, owned.clone()).next().is_some())
         };
-        meets(earlier, self) || meets(self, earlier) || self.touches(earlier)
+        let zapped_alike = share(&self.before.touched, &earlier.before.touched);
+        zapped_alike || meets(earlier, self) || meets(self, earlier) || self.touches(earlier)
     }
 
     /// The end of the last addresses in `range` that nobody else gets before this job is committed. Where it was lost,

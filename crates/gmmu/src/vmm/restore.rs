@@ -30,6 +30,9 @@ impl<F: Format> Vmm<F> {
         self.lost = true;
         self.lose_jobs(pool)?;
         let fresh = Tree::new(self.pdb)?;
+        if !self.forget_entries() {
+            return Err(PrepareError::Contended);
+        }
         self.tree.free_all(pool, false);
         self.tree = fresh;
         let mut change = self.new_change(0..0, Live::Quiesced);

@@ -5,6 +5,7 @@ use super::execute::Flush;
 use super::job::State;
 use super::piece::Piece;
 use super::plan::Nothing;
+use super::rebind::Evictee;
 use super::record::Record;
 use super::request::PrepareError;
 use crate::addr::{PhysAddr, TableAddr, PAGE_BYTES};
@@ -89,6 +90,9 @@ pub struct Vmm<F: Format> {
     /// What reads as 0 where nothing is mapped.
     pub(super) sparse: Windows,
     pub(super) jobs: Slab<Record, 8>,
+    /// The mappings that can be zapped, by their numbers less one, and the numbers given away by the plan at hand.
+    pub(super) evictees: Slab<Evictee, 8>,
+    pub(super) numbered: List<u32>,
     pub(super) nothing: Nothing,
     pub(super) scraps: Scraps,
     /// Whether the root came from the pool.
@@ -162,6 +166,8 @@ impl<F: Format> Vmm<F> {
             va,
             sparse,
             jobs: Slab::new(),
+            evictees: Slab::new(),
+            numbered: List::new(),
             nothing: Nothing::new::<F>()?,
             scraps: Scraps::default(),
             owns_root: false,
@@ -214,6 +220,7 @@ impl<F: Format> Vmm<F> {
         if self.lost {
             return Err(PrepareError::NotRestored);
         }
+        self.drop_numbers();
         self.sweep(pool);
         Ok(())
     }
