@@ -3,6 +3,8 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::cast_possible_truncation,
+    clippy::single_range_in_vec_init,
+    clippy::cloned_ref_to_slice_refs,
     clippy::allow_attributes,
     reason = "tests"
 )]

@@ -331,7 +331,9 @@ impl<F: Format> Model<F> {
         for va in pages(&range) {
             let page = after.pages.get_mut(&va);
             whole &= page.is_some();
-            page.map(|page| page.1 = true);
+            if let Some(page) = page {
+                page.1 = true;
+            }
         }
         let expected = if whole { Ok(after) } else { Err(PrepareError::NotMapped { range: range.clone() }) };
         self.enter("protect", range, prepared, expected, false, list);
