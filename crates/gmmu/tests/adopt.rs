@@ -3,6 +3,8 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::cast_possible_truncation,
+    clippy::single_range_in_vec_init,
+    clippy::cloned_ref_to_slice_refs,
     clippy::allow_attributes,
     reason = "tests"
 )]
@@ -12,7 +14,7 @@ mod firmware;
 #[path = "random/flaky.rs"]
 mod flaky;
 
-use common::{config, Random, World, DATA, GIB, MIB};
+use common::{config, Random, World, DATA, GIB};
 use firmware::{closed, leaf, Adopted, Hand, Image, LIMIT};
 use gmmu::addr::{PageSize, PhysAddr, SysAddr, TableAddr};
 use gmmu::chip::PageSizes;
@@ -170,6 +172,9 @@ fn all_jobs_are_busy<F: Format>(space: &mut Adopted<F>, range: &Range<u64>) {
     assert_busy(space, "protect", range, |world| world.prepare_protect(span(), Protection::flags(flags)));
     assert_busy(space, "sparse", range, |world| world.prepare_sparse(span()));
     assert_busy(space, "unsparse", range, |world| world.prepare_unsparse(span()));
+    assert_busy(space, "defragment", range, |world| {
+        world.prepare_with(|vmm, pool| vmm.plan_defragment(pool, span(), PageSize::Size2M))
+    });
     for operation in
         [Bind::Map(map.clone()), Bind::Unmap(range.clone()), Bind::Sparse(range.clone()), Bind::Unsparse(range.clone())]
     {

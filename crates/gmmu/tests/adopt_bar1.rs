@@ -1,5 +1,11 @@
 //! BAR1 as firmware leaves it: bound, with a console in it; and the books of a GPU whose spaces firmware made.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::allow_attributes, reason = "tests")]
+#![allow(
+    clippy::single_range_in_vec_init,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::allow_attributes,
+    reason = "tests"
+)]
 
 mod bar_world;
 mod common;
@@ -91,12 +97,12 @@ fn bar1_as_firmware_leaves_it<F: Format>(chip: &str, bus: Bus) {
     }
     assert_eq!(bar1.usage().taken, APERTURE);
     for (id, at, bytes) in &ids {
-        for offset in [0, bytes / 2 & !7, bytes - 8] {
+        for offset in [0, (bytes / 2) & !7, bytes - 8] {
             bar1.write(id, mmio.bar0(), offset, Width::W64, at ^ offset).unwrap();
         }
     }
     for (id, at, bytes) in &ids {
-        for offset in [0, bytes / 2 & !7, bytes - 8] {
+        for offset in [0, (bytes / 2) & !7, bytes - 8] {
             let mut word = [0; 8];
             mmio.bar0().gpu.peek_vram(at + offset, &mut word);
             assert_eq!(u64::from_le_bytes(word), at ^ offset, "{at:#x} + {offset:#x}");
@@ -140,12 +146,12 @@ fn books_of_a_gpu<F: Format>(chip: &str) {
     let root = space.pdb();
 
     let mut mm = probe(&mut card);
-    let failed = mm.adopt_space::<F, _>(config, &mut card, root, 2).map(drop);
+    let failed = mm.adopt::<F, _>(config, &mut card, root, 2).map(drop);
     assert!(matches!(failed, Err(MmError::Adopt(AdoptError::TooManyTables { limit: 2 }))), "{failed:?}");
     assert_eq!(mm.roots().count(), 0);
-    let mut space = mm.adopt_space::<F, _>(config, &mut card, root, 100).unwrap();
+    let mut space = mm.adopt::<F, _>(config, &mut card, root, 100).unwrap();
     assert_eq!(space.foreign().collect::<Vec<_>>(), [0..CONSOLE_BYTES]);
-    let taken = mm.adopt_space::<F, _>(config, &mut card, root, 100).map(drop);
+    let taken = mm.adopt::<F, _>(config, &mut card, root, 100).map(drop);
     assert!(matches!(taken, Err(MmError::Root(RootError::Taken { .. }))), "{taken:?}");
     let taken = mm.space_at::<F, _>(config, &mut card, root).map(drop);
     assert!(matches!(taken, Err(MmError::Root(RootError::Taken { .. }))), "{taken:?}");
@@ -171,7 +177,7 @@ fn books_of_a_gpu<F: Format>(chip: &str) {
     mm.close_space(space, &mut card).map_err(|(_, why)| why).unwrap();
     assert_eq!(mm.roots().count(), 0);
     // And once more, as it was.
-    let space = mm.adopt_space::<F, _>(config, &mut card, root, 100).unwrap();
+    let space = mm.adopt::<F, _>(config, &mut card, root, 100).unwrap();
     assert_eq!(space.foreign().collect::<Vec<_>>(), [0..CONSOLE_BYTES]);
     assert_eq!(space.foreign_tables().unwrap().len(), tables.len());
     assert!(space.tables().unwrap().is_empty());

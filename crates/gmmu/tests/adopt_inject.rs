@@ -68,7 +68,7 @@ fn adopt_by_gpu<F: Format>(chip: &str) {
     for n in 1.. {
         let config = mm.space_config(Use::Channel);
         fail_at(n);
-        let adopted = mm.adopt_space::<F, _>(config, &mut card, TableAddr::vram(image.root), LIMIT);
+        let adopted = mm.adopt::<F, _>(config, &mut card, TableAddr::vram(image.root), LIMIT);
         fail_at(0);
         match adopted {
             Ok(space) => {

@@ -169,6 +169,7 @@ impl<F: Format> Model<F> {
         match self.random.below(16) {
             0..=8 if self.waiting.len() < 5 => self.prepare(),
             9 => self.cancel(),
+            10 if self.random.one_in(2) => self.zap(),
             10 => self.reclaim(),
             _ => self.execute(),
         }
@@ -211,6 +212,7 @@ impl<F: Format> Model<F> {
             7 | 8 => self.prepare_late(),
             9..=11 => self.prepare_unmap(),
             12 => self.prepare_protect(),
+            13 if self.random.one_in(2) => self.prepare_defragment(),
             13 => self.prepare_sparse(),
             _ => self.prepare_bind(),
         }
@@ -269,6 +271,7 @@ impl<F: Format> Model<F> {
         let page = sizes[choice].filter(|page| fits(*page));
         let extents = [Extent { to: PhysAddr::vram(to), bytes: range.end - range.start }];
         let request = MapRequest { page, ..MapRequest::extents(&extents).at(range.start).live(Live::Quiesced) };
+        let request = if self.random.one_in(3) { request.evictable() } else { request };
         let prepared = self.space.world.prepare(&request);
         let expected = self.mapped(&range, None, |va| to + (va - range.start));
         self.enter("map", range, prepared, expected, page == Some(PageSize::Size2M), Vec::new());
@@ -328,7 +331,9 @@ impl<F: Format> Model<F> {
         for va in pages(&range) {
             let page = after.pages.get_mut(&va);
             whole &= page.is_some();
-            page.map(|page| page.1 = true);
+            if let Some(page) = page {
+                page.1 = true;
+            }
         }
         let expected = if whole { Ok(after) } else { Err(PrepareError::NotMapped { range: range.clone() }) };
         self.enter("protect", range, prepared, expected, false, list);
@@ -372,6 +377,45 @@ impl<F: Format> Model<F> {
         let after = self.switched(after, &sparse, on);
         let touched = [gone, new, sparse].into_iter().find(|range| self.touches_firmware(range));
         self.enter("bind", touched.unwrap_or(0..0), prepared, Ok(after), false, list);
+    }
+
+    fn prepare_defragment(&mut self) {
+        let range = if self.random.one_in(3) { self.range(true) } else { self.mapped_range() };
+        let span = Span::new(range.clone()).quiesced();
+        let prepared = self.space.world.prepare_with(|vmm, pool| vmm.plan_defragment(pool, span, PageSize::Size512M));
+        if !matches!(prepared, Err(PrepareError::NothingToMerge { .. })) {
+            self.enter("defragment", range, prepared, Ok(self.books.clone()), false, Vec::new());
+        }
+    }
+
+    /// Zaps a mapping, and unmaps what is left of it in the records.
+    fn zap(&mut self) {
+        let vmm = &self.space.world.vmm;
+        let evictable: Vec<u64> =
+            vmm.pieces().filter(|(_, piece)| piece.is_evictable()).map(|(range, _)| range.start).collect();
+        if evictable.is_empty() || !self.waiting.is_empty() {
+            return;
+        }
+        let zap = vmm.zap(evictable[self.random.index(evictable.len())]).unwrap();
+        zap.zap(&mut self.space.world.mmio).unwrap();
+        let zapped: Vec<_> = self.space.world.vmm.zapped().map(|(range, _)| range).collect();
+        assert!(!zapped.is_empty());
+        self.count("zap");
+        for range in &zapped {
+            self.done.pages.retain(|va, _| !range.contains(va));
+        }
+        self.books = self.done.clone();
+        // What was sparse below is no more, until the pages are unmapped.
+        let near: Vec<u64> = WINDOWS.iter().flat_map(pages).step_by(17).collect();
+        let near: Vec<u64> = near.into_iter().filter(|va| !zapped.iter().any(|range| range.contains(va))).collect();
+        self.look(&near);
+        self.space.assert_untouched();
+        for range in zapped {
+            let job = self.space.world.prepare_unmap(range.clone()).unwrap();
+            self.space.world.finish(job);
+            let near: Vec<u64> = pages(&range).collect();
+            self.look(&near);
+        }
     }
 
     fn reclaim(&mut self) {
@@ -500,7 +544,19 @@ fn runs<F: Format>(chips: &[&str]) {
         }
     }
     println!("{all:?}");
-    let kinds = ["map", "map, late", "unmap", "protect", "sparse", "bind", "reclaim", "cancel", "touches firmware's"];
+    let kinds = [
+        "map",
+        "map, late",
+        "unmap",
+        "protect",
+        "sparse",
+        "bind",
+        "defragment",
+        "zap",
+        "reclaim",
+        "cancel",
+        "touches firmware's",
+    ];
     assert!(kinds.iter().all(|kind| all.contains_key(kind)) || seeds < 40 || steps < 300, "{all:?}");
 }
 

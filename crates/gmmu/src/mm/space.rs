@@ -113,7 +113,7 @@ impl GpuMm {
     ///
     /// # Errors
     /// [`MmError`]; nothing was changed, and nothing is held.
-    pub fn adopt_space<F: Format, M: TableRead>(
+    pub fn adopt<F: Format, M: TableRead>(
         &mut self,
         config: SpaceConfig,
         memory: &mut M,

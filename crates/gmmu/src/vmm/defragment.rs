@@ -31,6 +31,8 @@ impl<F: Format> Vmm<F> {
         let Span { range, live } = span.into();
         self.open(pool)?;
         check_range(&range, self.va.limits().end)?;
+        self.refuse_foreign(&range)?;
+        let largest = self.largest_in(&range, largest);
         let mut change = self.new_change(range.clone(), live)?;
         let mut stretch: Option<(Range<u64>, Piece)> = None;
         for (whole, piece) in self.va.overlapping(range.clone()) {

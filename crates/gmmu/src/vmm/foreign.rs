@@ -57,15 +57,22 @@ impl<F: Format> Vmm<F> {
         Some(self.tree.in_the_way(range, page?)?.end)
     }
 
-    /// The pieces of a request placed at `range`, parts of mapping `zap`: of pages that take the place of no table of
+    /// The pieces of a request placed at `range`, as parts of mapping `zap`: of pages that take the place of no table of
     /// firmware's, where it leaves the choice.
     pub(super) fn pieces_at<'r>(&self, request: &MapRequest<'r>, range: &Range<u64>, zap: u32) -> Pieces<'r> {
-        let mut largest = request.largest;
+        let largest = self.largest_in(range, request.largest.unwrap_or(PageSize::Size256G));
+        let request = MapRequest { largest: Some(largest), ..request.clone() };
+        Pieces::new(&request, range.start, self.config.chip.page_sizes, zap)
+    }
+
+    /// The largest page, up to `largest`, that takes the place of no table of firmware's in `range`.
+    pub(super) fn largest_in(&self, range: &Range<u64>, largest: PageSize) -> PageSize {
+        let mut fits = largest;
         self.tree.visit_foreign(range, &mut |_, page| {
-            let smaller = PageSize::ALL.into_iter().rfind(|smaller| *smaller < page).unwrap_or(page);
-            largest = Some(largest.map_or(smaller, |largest| largest.min(smaller)));
+            let smaller = PageSize::ALL.into_iter().rfind(|smaller| *smaller < page);
+            fits = fits.min(smaller.unwrap_or(fits));
         });
-        Pieces::new(&MapRequest { largest, ..request.clone() }, range.start, self.config.chip.page_sizes, zap)
+        fits
     }
 
     /// Empties everything in firmware's tables that is not firmware's: each slot says again what it did when it was found.

@@ -1,7 +1,13 @@
 //! Address spaces that firmware made: images of tables, written by one address space or by hand, and taken over by another
 //! on a card of its own.
 #![allow(dead_code, unreachable_pub, clippy::allow_attributes, reason = "each test binary uses a part of it")]
-#![allow(clippy::unwrap_used, missing_docs, missing_debug_implementations, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    missing_docs,
+    missing_debug_implementations,
+    reason = "tests"
+)]
 
 use crate::common::{config, Pool, World, GIB};
 use gmmu::addr::{PhysAddr, TableAddr};
