@@ -275,15 +275,20 @@ impl<F: Format> Vmm<F> {
         zap: u32,
         live: Live,
     ) -> Result<(), PrepareError> {
-        let bytes = check(request, self.config.chip, self.config.vram_bytes)?;
-        let Place::At(va) = request.place else { return Err(PrepareError::NoPlace) };
-        let range = va..va.checked_add(bytes).ok_or(PrepareError::Overflow)?;
+        let range = self.place_of(request)?;
         let at = self.clear_overlay(overlay, &range, live)?;
         let pieces = Pieces::new(request, range.start, self.config.chip.page_sizes, zap);
         for (at, (range, piece)) in (at..).zip(pieces) {
             overlay.insert(at, Part { range, piece: Some(piece), recorded: false })?;
         }
         Ok(())
+    }
+
+    /// The addresses that a request names, which could be mapped in some space.
+    pub(super) fn place_of(&self, request: &MapRequest<'_>) -> Result<Range<u64>, PrepareError> {
+        let bytes = check(request, self.config.chip, self.config.vram_bytes)?;
+        let Place::At(va) = request.place else { return Err(PrepareError::NoPlace) };
+        Ok(va..va.checked_add(bytes).ok_or(PrepareError::Overflow)?)
     }
 
     /// Takes whatever is in `range` out of the copy, and returns where new parts go.
