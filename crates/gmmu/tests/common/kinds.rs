@@ -14,7 +14,7 @@ use gmmu::vmm::{
 use std::collections::BTreeSet;
 use std::ops::Range;
 use PageSize::{Size2M, Size4K, Size512M, Size64K};
-use Step::{Bind, Late, Map, Protect, Sparse, Unmap, Unsparse};
+use Step::{Bind, Late, Map, Protect, Reclaim, Sparse, Unmap, Unsparse};
 
 /// One change of an address space.
 #[derive(Clone, Debug)]
@@ -28,6 +28,8 @@ pub enum Step {
     Protect(Range<u64>),
     Sparse(Range<u64>),
     Unsparse(Range<u64>),
+    /// Gives back all empty tables, of which there are some here.
+    Reclaim(Range<u64>),
     /// All of these, in order, as one bind job.
     Bind(&'static [Step]),
 }
@@ -143,6 +145,8 @@ pub const KINDS: &[Kind] = &[
     kind("bind over pages of all sizes", &[Map(VA + M2 - 3 * K64 - 5 * K4, 2 * M2, None)], Bind(&[Unmap(VA + M2 - K64..VA + M2 + K4), Late(VA + M2 + K64, 3, Size64K), Map(VA + M2 - K4, 2 * K4, Some(Size4K))])),
     kind("bind into sparse", &[Sparse(VA..VA + M512)], Bind(&[Map(VA + K4, K4, Some(Size4K)), Unsparse(VA + M2..VA + 2 * M2), Late(VA + 3 * M2, 2, Size2M), Unmap(VA + 3 * M2 + K4..VA + 3 * M2 + K64)])),
     kind("bind with gaps", &[Map(VA, K4, Some(Size4K)), Map(VA + 4 * M2, M2, Some(Size4K))], Bind(&[Unmap(VA + 4 * M2..VA + 5 * M2), Map(VA + M512, K64, None), Unsparse(VA..VA + K4)])),
+    kind("reclaim a table", &[Map(VA, K4, Some(Size4K)), Map(VA + M2, K64, None), Unmap(VA..VA + K4)], Reclaim(VA..VA + M2)),
+    kind("reclaim with directories", &[Map(VA, K64, Some(Size64K)), Map(VA + M512, K4, None), Unmap(VA..VA + M512 + K4)], Reclaim(VA..VA + 2 * M512)),
     kind("unsparse around pages", &[Sparse(VA..VA + 4 * M2), Map(VA + K64, K4, None)], Unsparse(VA..VA + 4 * M2)),
 ];
 
@@ -152,7 +156,7 @@ impl Step {
         match self {
             Map(at, bytes, _) => *at..at + bytes,
             Late(at, pages, page) => *at..at + pages * page.bytes(),
-            Unmap(range) | Protect(range) | Sparse(range) | Unsparse(range) => range.clone(),
+            Unmap(range) | Protect(range) | Sparse(range) | Unsparse(range) | Reclaim(range) => range.clone(),
             Bind(steps) => {
                 let start = steps.iter().map(|step| step.range().start).min().unwrap();
                 start..steps.iter().map(|step| step.range().end).max().unwrap()
@@ -177,6 +181,7 @@ impl Step {
             Protect(_) => vmm.plan_protect(pool, span, Protection::flags(Flags { read_only: true, ..Flags::NONE })),
             Sparse(_) => vmm.plan_sparse(pool, span),
             Unsparse(_) => vmm.plan_unsparse(pool, span),
+            Reclaim(_) => vmm.plan_reclaim(pool),
             Bind(steps) => {
                 let extents = steps.iter().map(|step| {
                     let range = step.range();
@@ -201,7 +206,7 @@ impl Step {
             Sparse(range) => gmmu::vmm::Bind::Sparse(range.clone()),
             Unsparse(range) => gmmu::vmm::Bind::Unsparse(range.clone()),
             Unmap(range) | Protect(range) => gmmu::vmm::Bind::Unmap(range.clone()),
-            Bind(_) => unreachable!("one list in another"),
+            Bind(_) | Reclaim(_) => unreachable!("no part of a list"),
         }
     }
 
@@ -222,6 +227,7 @@ impl Step {
                 Page::Leads { to, .. } => Page::Leads { to, read_only: true },
                 other => other,
             },
+            Reclaim(_) => page,
             Bind(steps) => steps.iter().fold(page, |page, step| step.changes(va, page, sparse)),
             Sparse(_) | Unsparse(_) => {
                 *sparse = matches!(self, Sparse(_));
@@ -247,7 +253,7 @@ impl Kind {
             match step {
                 Map(_, _, page) => page.is_none_or(|page| chip.page_sizes.has(page)),
                 Late(_, _, page) => chip.page_sizes.has(*page),
-                Unmap(_) | Protect(_) | Sparse(_) | Unsparse(_) => true,
+                Unmap(_) | Protect(_) | Sparse(_) | Unsparse(_) | Reclaim(_) => true,
                 Bind(steps) => steps.iter().all(|step| fits(step, chip)),
             }
         }
