@@ -278,7 +278,8 @@ impl<F: Format> Vmm<F> {
         }
     }
 
-    fn map_range(&self, request: &MapRequest<'_>) -> Result<Range<u64>, PrepareError> {
+    /// The addresses that a request of a bind job names.
+    pub(super) fn map_range(&self, request: &MapRequest<'_>) -> Result<Range<u64>, PrepareError> {
         let bytes = check(request, self.config.chip, self.config.vram_bytes)?;
         let Place::At(va) = request.place else { return Err(PrepareError::NoPlace) };
         let range = va..va.checked_add(bytes).ok_or(PrepareError::Overflow)?;

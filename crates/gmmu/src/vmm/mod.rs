@@ -65,6 +65,8 @@ mod slots;
 #[cfg(feature = "alloc")]
 mod space;
 #[cfg(feature = "alloc")]
+mod steps;
+#[cfg(feature = "alloc")]
 mod zap;
 
 #[cfg(feature = "alloc")]
@@ -89,5 +91,7 @@ pub use prepare::Plan;
 pub use request::{Backing, Extent, Live, MapRequest, Place, PrepareError, Protection, Span};
 #[cfg(feature = "alloc")]
 pub use space::{Census, Mapping, SpaceConfig, Use, Vmm};
+#[cfg(feature = "alloc")]
+pub use steps::{Region, Step};
 #[cfg(feature = "alloc")]
 pub use zap::{Zap, ZapError};
