@@ -291,6 +291,11 @@ impl<T> VaSpace<T> {
         self.excluded.iter()
     }
 
+    /// The parts of `range` that are excluded, in order.
+    pub(crate) fn excluded_in(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> + '_ {
+        self.excluded.overlapping(range)
+    }
+
     /// How many live ranges there are.
     #[must_use]
     pub fn len(&self) -> usize {

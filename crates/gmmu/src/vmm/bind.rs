@@ -4,7 +4,7 @@
 //! to be, the records say what was, and pages that are the same in both are not written.
 
 use super::change::{Change, Target};
-use super::piece::{Backed, Piece, Pieces, Sizes};
+use super::piece::{Backed, Piece, Sizes};
 use super::prepare::Plan;
 use super::request::{check, check_range, Live, MapRequest, Place, PrepareError};
 use super::space::Vmm;
@@ -169,7 +169,7 @@ impl<F: Format> Vmm<F> {
     /// and with the same attributes, are not touched.
     ///
     /// # Errors
-    /// [`PrepareError`], [`Busy`](PrepareError::Busy) not among them; nothing was changed and nothing is held.
+    /// [`PrepareError`], [`Busy`](PrepareError::Busy) only for what is firmware's; nothing was changed and nothing is held.
     pub fn plan_bind<'a, P: TablePool>(
         &'a mut self,
         pool: &'a mut P,
@@ -260,6 +260,7 @@ impl<F: Format> Vmm<F> {
             }
             Bind::Sparse(range) | Bind::Unsparse(range) => {
                 check_range(range, self.va.limits().end)?;
+                self.refuse_foreign(range)?;
                 overlay.load(self, range.clone())?;
                 switches.push((range.clone(), matches!(operation, Bind::Sparse(_))))?;
             }
@@ -279,7 +280,7 @@ impl<F: Format> Vmm<F> {
         let Place::At(va) = request.place else { return Err(PrepareError::NoPlace) };
         let range = va..va.checked_add(bytes).ok_or(PrepareError::Overflow)?;
         let at = self.clear_overlay(overlay, &range, live)?;
-        let pieces = Pieces::new(request, range.start, self.config.chip.page_sizes, zap);
+        let pieces = self.pieces_at(request, &range, zap);
         for (at, (range, piece)) in (at..).zip(pieces) {
             overlay.insert(at, Part { range, piece: Some(piece), recorded: false })?;
         }
@@ -289,6 +290,7 @@ impl<F: Format> Vmm<F> {
     /// Takes whatever is in `range` out of the copy, and returns where new parts go.
     fn clear_overlay(&self, overlay: &mut Overlay, range: &Range<u64>, live: Live) -> Result<usize, PrepareError> {
         check_range(range, self.va.limits().end)?;
+        self.refuse_foreign(range)?;
         overlay.load(self, range.clone())?;
         overlay.cut(self, range.start, live)?;
         overlay.cut(self, range.end, live)?;

@@ -153,6 +153,7 @@ impl Edges {
 impl<F: Format> Vmm<F> {
     /// The change that takes `span` out, or gives its pages other attributes.
     pub(super) fn change_of(&mut self, span: &Span, protection: Option<Protection>) -> Result<Change, PrepareError> {
+        self.refuse_foreign(&span.range)?;
         let mut change = self.new_change(span.range.clone(), span.live);
         for (whole, piece) in self.va.overlapping(span.range.clone()) {
             change.old.push((whole, *piece))?;
@@ -379,9 +380,9 @@ impl<F: Format> Vmm<F> {
         }
     }
 
-    /// Room in the records for what `rebook` does, forth and back.
+    /// Room in the records for what `book` does, and `unbook` behind it: each cuts what lies over the borders.
     pub(super) fn reserve_records(&mut self, change: &Change) -> Result<(), NoMemory> {
-        self.va.reserve(change.old.len() + change.new.len() + 2 * change.parts.len() + 4)
+        self.va.reserve(change.old.len() + change.new.len() + 4 * change.parts.len() + 4)
     }
 }
 

@@ -174,7 +174,8 @@ impl<F: Format> Vmm<F> {
         }
     }
 
-    /// Unlinks everything and gives every table back to `pool`; the root too, where [`create`](Self::create) took it.
+    /// Unlinks everything and gives every table back to `pool`; the root too, where [`create`](Self::create) took it. Of an
+    /// [adopted](Self::adopt) space, what firmware made stays, as it was found.
     /// Jobs that were lost half-way end here: nothing can be reached any more, and what they held is given back too.
     ///
     /// # Errors
@@ -194,9 +195,8 @@ impl<F: Format> Vmm<F> {
             Invalidate { pdb: self.pdb, depth: Depth::UpToPde4, scope: self.scope(), ack: Acknowledge::Globally };
         // A close that timed out goes on with the invalidate that it began.
         let mut flush = self.closing.unwrap_or(Flush::new(what));
-        let root = Run { first: 0, step: 0, count: 512 };
-        let unlinked: Result<(), DeviceError> = hardware
-            .write_run(self.pdb, root)
+        let unlinked: Result<(), DeviceError> = self
+            .unlink(hardware)
             .and_then(|()| hardware.drain())
             .and_then(|()| flush.finish(hardware, self.config.limits));
         self.closing = Some(flush);
@@ -212,5 +212,13 @@ impl<F: Format> Vmm<F> {
         }
         self.tree.free_all(pool, self.owns_root);
         Ok(())
+    }
+
+    /// Takes everything that is not firmware's out of what the GPU can reach.
+    fn unlink<H: Hardware>(&self, hardware: &mut H) -> Result<(), DeviceError> {
+        if self.tree.foreign() == 0 {
+            return hardware.write_run(self.pdb, Run { first: 0, step: 0, count: 512 });
+        }
+        self.empty_foreign_tables(hardware)
     }
 }

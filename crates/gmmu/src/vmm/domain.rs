@@ -53,6 +53,7 @@ pub(super) struct Table {
     pub(super) at: TableAddr,
     pub(super) used: i16,
     pub(super) open: u32,
+    pub(super) found: u32,
     /// Made by this job.
     pub(super) added: bool,
 }
@@ -180,7 +181,7 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
         // Where the change covers a chunk, its lists say all; elsewhere other pages may live in it.
         let covered = change.parts_in(span).fold(0, |chunks, part| chunks | whole_chunks_of(domain, &part));
         let whole = if fresh { u32::MAX } else { covered };
-        let mut small = after.small;
+        let mut small = after.small | tables[1].map_or(0, |table| table.found);
         for chunk in bits(affected & !whole & !after.small) {
             let start = domain + (u64::from(chunk) << BIG_TABLE.shift);
             if has_small_pages(self.set.va, start..start + BIG_TABLE.span()) {
@@ -228,6 +229,7 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
             at: table.at,
             used: i16::try_from(table.used).unwrap_or(0),
             open: table.open,
+            found: table.found,
             added: false,
         })
     }
@@ -248,7 +250,7 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
         self.held.journal.note_hung(place, 1, old, Child::Table(number));
         let slot = if half == Half::Big { Slot::Big } else { Slot::Small };
         self.link(place, F::encode_link(slot, &Link::table(at))?, Depth::UpToPde0)?;
-        Ok(Some(Table { number, at, used, open, added: true }))
+        Ok(Some(Table { number, at, used, open, found: 0, added: true }))
     }
 
     /// Takes a table off its half of the dual entry. It is freed when the job is committed. Where entries of the other

@@ -99,8 +99,11 @@ impl Journal {
                 Step::Counted { table, domain, used, chunks, shared } => {
                     let Some(account) = tree.table_mut(table) else { continue };
                     account.used = account.used.wrapping_add_signed(used.wrapping_neg());
-                    account.open =
-                        if shared { as_mapped(account.open, chunks, domain, va) } else { account.open ^ chunks };
+                    account.open = if shared {
+                        as_mapped(account.open, chunks, domain, va) | account.found
+                    } else {
+                        account.open ^ chunks
+                    };
                 }
             }
         }

@@ -2,8 +2,7 @@
 
 use super::change::{Change, Target};
 use super::execute::{initialise, Source, Write};
-use super::job::{Body, Job, State};
-use super::piece::Pieces;
+use super::job::{Body, Job, Progress, State};
 use super::plan::{Planner, Setting};
 use super::rebind::Touched;
 use super::record::{Before, Record};
@@ -12,7 +11,7 @@ use super::space::Vmm;
 use crate::addr::PAGE_BYTES;
 use crate::device::{Acknowledge, Depth, Invalidate, Run, TableMemory, TablePool};
 use crate::format::Format;
-use crate::storage::{List, NoMemory, Owned};
+use crate::storage::{List, NoMemory, Owned, Shared};
 use crate::va::windows::Windows;
 use core::ops::Range;
 
@@ -77,7 +76,7 @@ impl<F: Format> Vmm<F> {
         let range = self.choose(request, bytes)?;
         let zap = self.number_mapping(request.evictable)?;
         let mut change = self.new_change(range.clone(), request.live);
-        for (part, piece) in Pieces::new(request, range.start, chip.page_sizes, zap) {
+        for (part, piece) in self.pieces_at(request, &range, zap) {
             self.target(&mut change, part, piece)?;
         }
         change.adds = true;
@@ -259,6 +258,7 @@ impl<F: Format> Vmm<F> {
         change: &Change,
         sparse_before: Option<&Windows>,
     ) -> Result<(Owned<Body>, List<Touched>), PrepareError> {
+        self.refuse_foreign_change(change)?;
         if let Some(before) = sparse_before {
             // So that taking the plan back cannot fail.
             self.sparse.reserve(before.len() + change.background.len() + 1)?;
@@ -483,28 +483,32 @@ impl<F: Format> Vmm<F> {
         record: Record,
         init: List<Write>,
     ) -> Result<Plan<'a, F, P>, PrepareError> {
-        let waited = |earlier: &&Record| earlier.is_waiting() && record.waits_for(earlier);
-        let reserved = self
-            .jobs
-            .iter()
-            .map(|(_, earlier)| earlier)
-            .filter(waited)
-            .try_for_each(|earlier| job.body.after.push(earlier.progress.clone()));
-        let reserved = reserved.and_then(|()| self.jobs.reserve(1));
-        let entered = match reserved {
-            Ok(()) => self.jobs.insert_within(record),
-            Err(_) => Err(record),
+        let entered = match self.predecessors(&record, &mut job.body.after) {
+            Ok(()) => self.jobs.insert_within(record).map_err(|record| (record, NoMemory.into())),
+            Err(why) => Err((record, why)),
         };
         match entered {
             Ok(index) => {
                 job.body.token.record = index;
                 Ok(Plan { vmm: self, pool, init, job: Some(job) })
             }
-            Err(record) => {
+            Err((record, why)) => {
                 self.undo(pool, &record.range, &record.before, &record.held);
                 record.progress.set(State::Closed);
-                Err(NoMemory.into())
+                Err(why)
             }
         }
+    }
+
+    /// Lists the jobs that `record`'s has to wait for, and makes room for it among the records.
+    fn predecessors(&mut self, record: &Record, after: &mut List<Shared<Progress>>) -> Result<(), PrepareError> {
+        let waited = |earlier: &&Record| earlier.is_waiting() && record.waits_for(earlier);
+        for earlier in self.jobs.iter().map(|(_, earlier)| earlier).filter(waited) {
+            if !self.config.queues {
+                return Err(PrepareError::Pending { range: earlier.range.clone() });
+            }
+            after.push(earlier.progress.clone())?;
+        }
+        Ok(self.jobs.reserve(1)?)
     }
 }

@@ -18,10 +18,14 @@ impl<F: Format> Vmm<F> {
     /// [`Lost`](super::ExecuteError::Lost). Executed ones are committed.
     ///
     /// # Errors
-    /// [`PrepareError`]. The space takes nothing but another restore until one was executed.
+    /// [`PrepareError`]. The space takes nothing but another restore until one was executed. An [adopted](Self::adopt) one
+    /// is refused, and stays as it was: nobody but firmware can write firmware's entries.
     pub fn plan_restore<'a, P: TablePool>(&'a mut self, pool: &'a mut P) -> Result<Plan<'a, F, P>, PrepareError> {
         if self.closing.is_some() {
             return Err(PrepareError::Closing);
+        }
+        if self.tree.foreign() != 0 {
+            return Err(PrepareError::Adopted);
         }
         self.lost = true;
         self.lose_jobs(pool)?;
