@@ -23,7 +23,7 @@ fn every_example_goes_as_it_says_on_every_kind_of_chip() {
             assert_eq!(ran.code, 0, "{} on {chip}: {}{}", path.display(), ran.out, ran.err);
         }
     }
-    assert!(scripts >= 10, "{scripts}");
+    assert!(scripts >= 11, "{scripts}");
 }
 
 #[test]
@@ -139,7 +139,8 @@ fn sound() -> impl Strategy<Value = String> {
         .prop_map(|(verb, job)| format!("{verb} {job}"));
     let use_ = (word(&["read", "write"]), address()).prop_map(|(verb, va)| format!("{verb} a {va:#x} 7"));
     let oom = (1u64..5, 1u64..3).prop_map(|(at, times)| format!("inject oom at={at} for={times}"));
-    let again = word(&["lose vram; restore a", "close a; space a", "unmap a va=m; reclaim a"]).prop_map(str::to_owned);
+    let again = word(&["lose vram; restore a", "close a; space a", "unmap a va=m; reclaim a", "adopt a"])
+        .prop_map(str::to_owned);
     let zap = word(&["zap Y", "zap Z", "skip J", "skip K"]).prop_map(str::to_owned);
     prop_oneof![4 => preparable(), 1 => zap, 2 => queue(), 1 => prepare, 2 => end, 3 => use_, 2 => bar1(), 1 => oom, 1 => again]
 }
