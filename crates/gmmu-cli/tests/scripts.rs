@@ -84,6 +84,40 @@ fn step() -> impl Strategy<Value = String> {
     prop_oneof![3 => map, 1 => list, 3 => range.prop_map(|(verb, va, len)| format!("{verb} va={va:#x} len={len:#x}"))]
 }
 
+/// Words that may follow one another by mistake.
+const SOUP: [&str; 30] = [
+    "\n",
+    ";",
+    "{",
+    "}",
+    "#",
+    "a",
+    "Z",
+    "gpu",
+    "gh100",
+    "space",
+    "map",
+    "unmap",
+    "bind",
+    "rebind",
+    "prepare",
+    "refuse",
+    "Busy",
+    "execute",
+    "bar1",
+    "inst",
+    "expect",
+    "piece",
+    "read",
+    "va=0x1000",
+    "len=4K",
+    "pages=1,,2",
+    "object=1",
+    "ro",
+    "w+",
+    "=",
+];
+
 /// Anything that can be prepared, but for `restore`.
 fn preparable() -> impl Strategy<Value = String> {
     let steps = (word(&["", "live", "replayable"]), prop::collection::vec(step(), 1..6));
@@ -179,6 +213,15 @@ proptest! {
         let report = ran(chip, &lines);
         let findings = report["findings"].as_array().expect("a list");
         prop_assert!(findings.is_empty(), "{:?}\n{}", findings, lines.join("\n"));
+    }
+
+    #[test]
+    fn what_is_no_script_is_refused_with_its_line(words in prop::collection::vec(word(&SOUP), 1..24)) {
+        let text = words.join(" ");
+        if let Err(why) = Script::read("s", &text) {
+            let line = why.what().strip_prefix("s:").and_then(|rest| rest.split(':').next()?.parse::<usize>().ok());
+            prop_assert!(line.is_some_and(|line| (1..=text.lines().count()).contains(&line)), "{}\n{text}", why.what());
+        }
     }
 
     #[test]
