@@ -23,7 +23,7 @@ fn every_example_goes_as_it_says_on_every_kind_of_chip() {
             assert_eq!(ran.code, 0, "{} on {chip}: {}{}", path.display(), ran.out, ran.err);
         }
     }
-    assert!(scripts >= 10, "{scripts}");
+    assert!(scripts >= 11, "{scripts}");
 }
 
 #[test]
@@ -84,6 +84,40 @@ fn step() -> impl Strategy<Value = String> {
     prop_oneof![3 => map, 1 => list, 3 => range.prop_map(|(verb, va, len)| format!("{verb} va={va:#x} len={len:#x}"))]
 }
 
+/// Words that may follow one another by mistake.
+const SOUP: [&str; 30] = [
+    "\n",
+    ";",
+    "{",
+    "}",
+    "#",
+    "a",
+    "Z",
+    "gpu",
+    "gh100",
+    "space",
+    "map",
+    "unmap",
+    "bind",
+    "rebind",
+    "prepare",
+    "refuse",
+    "Busy",
+    "execute",
+    "bar1",
+    "inst",
+    "expect",
+    "piece",
+    "read",
+    "va=0x1000",
+    "len=4K",
+    "pages=1,,2",
+    "object=1",
+    "ro",
+    "w+",
+    "=",
+];
+
 /// Anything that can be prepared, but for `restore`.
 fn preparable() -> impl Strategy<Value = String> {
     let steps = (word(&["", "live", "replayable"]), prop::collection::vec(step(), 1..6));
@@ -139,7 +173,8 @@ fn sound() -> impl Strategy<Value = String> {
         .prop_map(|(verb, job)| format!("{verb} {job}"));
     let use_ = (word(&["read", "write"]), address()).prop_map(|(verb, va)| format!("{verb} a {va:#x} 7"));
     let oom = (1u64..5, 1u64..3).prop_map(|(at, times)| format!("inject oom at={at} for={times}"));
-    let again = word(&["lose vram; restore a", "close a; space a", "unmap a va=m; reclaim a"]).prop_map(str::to_owned);
+    let again = word(&["lose vram; restore a", "close a; space a", "unmap a va=m; reclaim a", "adopt a"])
+        .prop_map(str::to_owned);
     let zap = word(&["zap Y", "zap Z", "skip J", "skip K"]).prop_map(str::to_owned);
     prop_oneof![4 => preparable(), 1 => zap, 2 => queue(), 1 => prepare, 2 => end, 3 => use_, 2 => bar1(), 1 => oom, 1 => again]
 }
@@ -178,6 +213,15 @@ proptest! {
         let report = ran(chip, &lines);
         let findings = report["findings"].as_array().expect("a list");
         prop_assert!(findings.is_empty(), "{:?}\n{}", findings, lines.join("\n"));
+    }
+
+    #[test]
+    fn what_is_no_script_is_refused_with_its_line(words in prop::collection::vec(word(&SOUP), 1..24)) {
+        let text = words.join(" ");
+        if let Err(why) = Script::read("s", &text) {
+            let line = why.what().strip_prefix("s:").and_then(|rest| rest.split(':').next()?.parse::<usize>().ok());
+            prop_assert!(line.is_some_and(|line| (1..=text.lines().count()).contains(&line)), "{}\n{text}", why.what());
+        }
     }
 
     #[test]

@@ -56,11 +56,12 @@ A script has one operation a line, or several with ; between. # is a comment.
   zap Z                                   its pages are gone, without a job
   skip J                                  J goes on without what was zapped
   drop J                                  forgotten, and its space notices
+  adopt a                                 what it has is firmware's from here on
   close a                                 the space ends, its tables are free
   expect a 0x1000000 vram:0x200000000 page=64K kind=6 ro vol
   expect a 0x40000000 sparse page=512M    also: unmapped, fault=PTE
   expect a 0x3000000 piece len=64K object=1 offset=64K   in the records
-  expect a tables=6 reclaimable=0 jobs=1  also: pieces, quarantined, zapped
+  expect a tables=6 reclaimable=0 jobs=1  also: pieces, zapped, foreign
   expect J rounds=2                       of writes, with an invalidate each
   write a buf+0x10 0xdeadbeef             32 bits, through the GPU's MMU
   read a buf+0x10 0xdeadbeef              and must find this
@@ -97,11 +98,12 @@ refuse NAME OPERATION: the operation has to fail with that error. Names are
   changes     Busy NoSpace NoVa NoMemory Empty Overflow Unaligned BeyondVa
               BeyondVram NoSuchPage KindForbids4K NotInFormat TooWide
               NotMapped WouldFault BeyondReach NotRestored BindsPart
-              NothingToMerge Gone WindowLost
+              NothingToMerge Adopted Gone WindowLost
   execute     NotYet PredecessorLost Lost Zapped Count BeyondReach Unaligned
               Timeout Gone WindowLost Executed
   commit      NotExecuted Foreign
   cancel      Begun HasDependents Foreign NoMemory
+  adopt       Busy TooManyTables
   close       Busy Bound Timeout Gone
   zap         Timeout Gone WindowLost
   inst        BarSpace NoSpace

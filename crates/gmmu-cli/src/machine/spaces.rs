@@ -7,7 +7,7 @@ use gmmu::format::Format;
 use gmmu::instance::Bar;
 use gmmu::mm::{BarBind, BindError, BindFailed, ChannelBind, ChannelUse, CloseSpaceError, MmError, Root, RootError};
 use gmmu::tlb::Limits;
-use gmmu::vmm::{MapRequest, SpaceConfig, Use, Vmm};
+use gmmu::vmm::{AdoptError, MapRequest, SpaceConfig, Use, Vmm};
 
 use super::{Data, Machine, Tables};
 use crate::exit::Failure;
@@ -16,8 +16,18 @@ use crate::exit::Failure;
 #[derive(Debug)]
 pub(super) struct OwnRoot {
     root: Root,
-    /// Whether it is from the pool of its memory.
-    pooled: bool,
+    owner: Owner,
+}
+
+/// Whose the memory of a root is.
+#[derive(Clone, Copy, Debug)]
+enum Owner {
+    /// The pool's of that memory.
+    Pool,
+    /// The user's.
+    User,
+    /// Firmware's, which may still use it.
+    Firmware,
 }
 
 /// An instance block and who goes through it.
@@ -66,12 +76,12 @@ impl Machine {
         }
         let whole_words = self.mmio.bar0().has_64bit();
         let config = SpaceConfig { whole_words, ..SpaceConfig::new(self.mmio.chip(), self.mmio.vram_bytes(), used_by) };
-        let (at, pooled) = match root {
-            Some(root) => (tables.at(root), false),
-            None => (self.parts(tables).0.take(PAGE_BYTES, None)?, true),
+        let (at, owner) = match root {
+            Some(root) => (tables.at(root), Owner::User),
+            None => (self.parts(tables).0.take(PAGE_BYTES, None)?, Owner::Pool),
         };
-        let root = OwnRoot { root: self.mm.register(at, used_by)?, pooled };
-        if !pooled {
+        let root = OwnRoot { root: self.mm.register(at, used_by)?, owner };
+        if matches!(owner, Owner::User) {
             self.gpu().note_table_taken(at, PAGE_BYTES);
         }
         match Vmm::with_root(config, &mut self.parts(tables).1, at) {
@@ -86,6 +96,20 @@ impl Machine {
                 Err(why.into())
             }
         }
+    }
+
+    /// Takes a space over as if firmware had made it, and whatever is in it now: all its tables are read, `limit` at most.
+    ///
+    /// # Errors
+    /// What the library says.
+    pub fn adopt<F: Format>(&mut self, vmm: &Vmm<F>, limit: usize) -> Result<Vmm<F>, AdoptError> {
+        let pdb = vmm.pdb();
+        let adopted = Vmm::adopt(*vmm.config(), &mut self.mmio, pdb, limit)?;
+        // Its root and its tables are never given back.
+        for own in self.roots.iter_mut().filter(|own| own.root.pdb() == pdb) {
+            own.owner = Owner::Firmware;
+        }
+        Ok(adopted)
     }
 
     /// Ends an address space: all its tables are unlinked and given back.
@@ -147,13 +171,15 @@ impl Machine {
     }
 
     /// A root is out of use: its memory is whose it was.
-    fn strike(&mut self, OwnRoot { root, pooled }: OwnRoot) {
+    fn strike(&mut self, OwnRoot { root, owner }: OwnRoot) {
         let at = root.pdb();
-        if pooled {
-            self.parts(Tables::holding(at)).0.give(at, PAGE_BYTES);
-            self.tell();
-        } else {
-            self.gpu().note_table_freed(at, PAGE_BYTES);
+        match owner {
+            Owner::Pool => {
+                self.parts(Tables::holding(at)).0.give(at, PAGE_BYTES);
+                self.tell();
+            }
+            Owner::User => self.gpu().note_table_freed(at, PAGE_BYTES),
+            Owner::Firmware => {}
         }
         let struck = self.mm.unregister(root);
         debug_assert!(struck.is_ok(), "{struck:?}");

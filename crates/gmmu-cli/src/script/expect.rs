@@ -60,7 +60,7 @@ impl<F: Format> Runner<F> {
         for &(what, wanted) in counts {
             let found = self.count(who, what)?;
             if found != wanted {
-                let bytes = ["reclaimable", "zapped", "taken", "hole"].contains(&what);
+                let bytes = ["reclaimable", "zapped", "foreign", "taken", "hole"].contains(&what);
                 wrong.push(if bytes { format!("{what}={}", Size(found)) } else { format!("{what}={found}") });
             }
         }
@@ -81,6 +81,7 @@ impl<F: Format> Runner<F> {
             "tables" => Ok((census.directories + census.leaf_tables) as u64),
             "reclaimable" => Ok(held.vmm().reclaimable()),
             "zapped" => Ok(held.vmm().zapped().map(|(range, _)| range.end - range.start).sum()),
+            "foreign" => Ok(held.vmm().foreign().map(|range| range.end - range.start).sum()),
             "pieces" => Ok(held.vmm().pieces().count() as u64),
             "jobs" => Ok(census.jobs as u64),
             "quarantined" => Ok(census.quarantined as u64),

@@ -69,6 +69,8 @@ pub enum Op {
     Zap(String),
     /// `close`
     Close(String),
+    /// `adopt`, with the most tables that there may be.
+    Adopt(String, Option<u64>),
     /// `inst`
     Inst(Inst),
     /// `bar1`

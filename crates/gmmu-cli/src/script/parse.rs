@@ -156,7 +156,7 @@ impl Script {
 /// The levels at which a walk can end.
 const LEVELS: [&str; 6] = ["PDE4", "PDE3", "PDE2", "PDE1", "PDE0", "PTE"];
 /// The first words of lines.
-pub(super) const OPERATIONS: [&str; 29] = [
+pub(super) const OPERATIONS: [&str; 30] = [
     "gpu",
     "space",
     "map",
@@ -177,6 +177,7 @@ pub(super) const OPERATIONS: [&str; 29] = [
     "skip",
     "zap",
     "close",
+    "adopt",
     "expect",
     "write",
     "read",
@@ -189,11 +190,12 @@ pub(super) const OPERATIONS: [&str; 29] = [
 ];
 const LATER: [&str; 1] = ["thread"];
 /// What `expect` can count, of a space, a job or BAR1.
-pub(super) const COUNTS: [&str; 11] = [
+pub(super) const COUNTS: [&str; 12] = [
     "tables",
     "reclaimable",
     "pieces",
     "zapped",
+    "foreign",
     "jobs",
     "quarantined",
     "rounds",
@@ -222,6 +224,7 @@ fn operation(words: &[&str], steps: &mut Option<Vec<What>>) -> Read<Op> {
         "drop" => Op::Job(args.take_name("the job")?, JobOp::Drop),
         "skip" => Op::Job(args.take_name("the job")?, JobOp::Skip),
         "zap" => Op::Zap(args.take_name("the evictable mapping")?),
+        "adopt" => Op::Adopt(args.take_name("the space")?, args.take_number("limit")?),
         "close" => Op::Close(args.take_name("the space")?),
         "expect" => expect(&mut args)?,
         "write" | "read" => {

@@ -157,6 +157,7 @@ impl<F: Format> Runner<F> {
             Op::Job(name, op) => self.job(name, *op),
             Op::Zap(name) => self.zap(name),
             Op::Close(space) => self.close(space),
+            Op::Adopt(space, limit) => self.adopt(space, *limit),
             Op::Inst(inst) => self.inst(inst),
             Op::Bar1(op) => self.bar1(op),
             Op::LoseVram => {
@@ -213,14 +214,33 @@ impl<F: Format> Runner<F> {
             self.spaces.insert(index, (name, held));
             return Err(Refusal::of(&why));
         }
-        self.adrift.retain(|(space, _)| *space != name);
-        self.jobs.retain(|_, job| job.space != name);
-        self.zaps.retain(|_, (space, _)| *space != name);
         self.bar1.closed(&name);
-        for data in self.books.closed(&name) {
+        for data in self.forget(&name) {
             self.give(Some(data));
         }
         Ok(())
+    }
+
+    /// Makes what a space has firmware's: all that is known of it is forgotten, and what its tables hold is read.
+    fn adopt(&mut self, name: &str, limit: Option<u64>) -> Result<(), Refusal> {
+        if self.vmm(name)?.census().jobs != 0 {
+            return Err(Refusal::named("Busy", "jobs of the space are open: firmware has none"));
+        }
+        let (machine, vmm) = self.parts(name)?;
+        // More tables than a script makes.
+        let limit = limit.map_or(1 << 16, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+        *vmm = machine.adopt(vmm, limit).map_err(|why| Refusal::of(&why))?;
+        // Its memory stays taken, like its tables.
+        self.forget(name);
+        Ok(())
+    }
+
+    /// Forgets all that is known of a space. The memory that was its own.
+    fn forget(&mut self, name: &str) -> Vec<Data> {
+        self.adrift.retain(|(space, _)| space != name);
+        self.jobs.retain(|_, job| job.space != name);
+        self.zaps.retain(|_, (space, _)| space != name);
+        self.books.closed(name)
     }
 
     pub(super) fn index(&self, name: &str) -> Result<usize, Refusal> {

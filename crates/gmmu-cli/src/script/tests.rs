@@ -102,6 +102,8 @@ fn what_does_not_read_says_what_would() {
         ("rebind a Z", "rebind SPACE MAPPING { map … }: the { is missing"),
         ("rebind a Z { unmap va=0 len=4K }", "a rebind is made of map alone"),
         ("rebind a { map va=0 len=4K }", "the evictable mapping is missing"),
+        ("adopt", "the space is missing"),
+        ("adopt a limit=x", "limit=x: "),
         ("zap", "the evictable mapping is missing"),
         ("defragment a va=0 len=2M largest=8K", "largest=: 8K is not a page size"),
         ("gpu gh100 { }", "\"gpu\" is no operation"),
