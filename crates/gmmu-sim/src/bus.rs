@@ -3,6 +3,7 @@
 use crate::chip::{FbSize, Layout};
 use crate::config::Bus;
 use crate::gpu::Gpu;
+use crate::mishap::{Meets, POISON};
 use crate::order::Path;
 use crate::pramin::Window;
 use crate::regs;
@@ -110,8 +111,10 @@ impl Gpu {
         self.counts.reads += 1;
         self.model.op += 1;
         self.time_ns = self.time_ns.saturating_add(READ_NS);
-        if self.is_off_the_bus() {
-            return mask(width);
+        match self.meet(true) {
+            Meets::DeadBus => return mask(width),
+            Meets::Poison => return POISON & mask(width),
+            Meets::Nothing => {}
         }
         if let Some(at) = in_window(offset) {
             self.judge_window();
@@ -134,7 +137,7 @@ impl Gpu {
         self.counts.writes += 1;
         self.model.op += 1;
         self.time_ns = self.time_ns.saturating_add(WRITE_NS);
-        if self.is_off_the_bus() {
+        if self.meet(false) == Meets::DeadBus {
             return;
         }
         if let Some(at) = in_window(offset) {
@@ -220,6 +223,9 @@ impl Gpu {
             regs::INVALIDATE_PDB | regs::INVALIDATE_UPPER_PDB | regs::INVALIDATE => {
                 let started = self.invalidate.write(&mut self.model, offset, value, self.invalidate_polls);
                 if started {
+                    if self.misdirects() {
+                        self.invalidate.misdirect();
+                    }
                     self.model.judge_drained();
                 }
                 self.counts.invalidates += u64::from(started);

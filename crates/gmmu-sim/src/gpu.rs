@@ -45,7 +45,7 @@ pub struct Gpu {
     pub(crate) buffers: [Buffer; 2],
     pub(crate) last_fault: [u32; 8],
     pub(crate) mishaps: Mishaps,
-    seed: u64,
+    pub(crate) seed: u64,
 }
 
 impl Gpu {

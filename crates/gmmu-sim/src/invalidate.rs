@@ -93,6 +93,14 @@ impl Invalidate {
         false
     }
 
+    /// What runs reaches the next possible root instead of the one that was named, and no other.
+    pub(crate) const fn misdirect(&mut self) {
+        if let Some(running) = &mut self.running {
+            running.command &= !ALL_PDB;
+            running.pdb = running.pdb.with_raw(running.pdb.raw() ^ 0x1000);
+        }
+    }
+
     /// ADDR 31:4 are bits 39:12 of the address, the upper register has the rest.
     fn named(&self) -> TableAddr {
         let raw = u64::from(self.upper) << 40 | u64::from(self.pdb >> 4) << 12;

@@ -113,6 +113,20 @@ impl Cell {
         }
     }
 
+    /// Forgets everything, and where this is video memory the contents too; `garbage` says what an address holds then.
+    pub(crate) fn lose(&mut self, garbage: impl Fn(u64) -> u64) {
+        let frame = self.frame;
+        let words = std::mem::take(self).words;
+        (self.frame, self.words) = (frame, words);
+        if Space::unflat(frame << 12).is_vram() {
+            if let Some(words) = &mut self.words {
+                for (word, at) in words.iter_mut().zip((frame << 12..).step_by(8)) {
+                    *word = garbage(at);
+                }
+            }
+        }
+    }
+
     /// Notes how a table in this page is named, for findings.
     pub(crate) const fn named(&mut self, at: TableAddr) {
         self.non_coherent = matches!(at, TableAddr::SysNonCoherent(_));

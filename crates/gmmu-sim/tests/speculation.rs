@@ -169,7 +169,7 @@ fn the_worst_case_forgets_what_is_covered() {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 (state >> 33) % limit
             };
-            let tables: Vec<u64> = (0..6).map(|table| 0x40_000 + 0x1000 * table).collect();
+            let tables: Vec<u64> = (0..6).map(|table| SMALL + 0x2_0000 + 0x1000 * table).collect();
             for &table in &tables {
                 driver.fill(table, &[0; 512]);
             }
@@ -178,9 +178,9 @@ fn the_worst_case_forgets_what_is_covered() {
                 match next(5) {
                     0 => driver.write(slot + 8, 0),
                     1 => driver.invalidate(1 + u32::try_from(next(3)).expect("small")),
-                    2 => driver.write(slot, driver.big_half(tables[next(6) as usize])),
+                    2 => driver.write(slot, driver.big_half(SMALL + 0x2_0000 + 0x1000 * next(6))),
                     3 => driver.write(slot, 0),
-                    _ => driver.write(slot + 8, driver.pde(tables[next(6) as usize])),
+                    _ => driver.write(slot + 8, driver.pde(SMALL + 0x2_0000 + 0x1000 * next(6))),
                 }
             }
             for slot in 0..6 {
