@@ -40,7 +40,7 @@ fn flush(bar0: &mut impl Bar0, depth: u32) -> Result<(), DeviceError> {
 fn test(depth: u32) -> Result<Vec<Rule>, Box<dyn std::error::Error>> {
     let mut gpu = Gpu::new(&Config { speculation: Speculation::Worst, ..Config::chip("gh100") })?;
     let engine = Client::Engine { pdb: TableAddr::vram(ROOT) };
-    let mut look = |gpu: &mut Gpu| gpu.access(engine, 0x123, AccessKind::Read, false).map(|found| found.to.raw);
+    let look = |gpu: &mut Gpu| gpu.access(engine, 0x123, AccessKind::Read, false).map(|found| found.to.raw);
     // Nothing is mapped yet. From here on the caches know the space.
     assert!(look(&mut gpu).is_err());
     gpu.label("map");
@@ -56,6 +56,8 @@ fn test(depth: u32) -> Result<Vec<Rule>, Box<dyn std::error::Error>> {
     Ok(gpu.take_findings().iter().map(|finding| finding.rule).collect())
 }
 
+/// # Errors
+/// Those of the card.
 pub fn main() -> Result<(), Box<dyn std::error::Error>> {
     // The entry that was cleared is one of PD0.
     assert_eq!(test(2)?, []);

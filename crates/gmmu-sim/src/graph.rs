@@ -90,7 +90,8 @@ impl Model {
 
     /// Forgets a root: what only it reached can no longer be reached.
     pub(crate) fn drop_root(&mut self, flat: u64) {
-        if self.roots.remove(&flat).is_some() {
+        if let Some(root) = self.roots.remove(&flat) {
+            self.let_go(flat, &root);
             self.unlink(Space::unflat(flat), self.decoder.top(), None);
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::config::Speculation;
 use crate::format::PD0;
-use crate::graph::Place;
+use crate::graph::{Place, Root};
 use crate::memory::{slot_of, Space};
 use crate::mmu::walk;
 use crate::model::Model;
@@ -49,6 +49,31 @@ impl Model {
             let flat = Space::of(table).flat(table.raw());
             if let Some(cell) = self.memory.find(flat) {
                 self.watch_below(Place { cell, first: slot_of(table.raw()), level }, context);
+            }
+        }
+    }
+
+    /// A root goes out of use. Whoever walked it stopped before the latest invalidate, so of its empty entries the caches
+    /// hold none that was not changed since.
+    pub(crate) fn let_go(&mut self, flat: u64, root: &Root) {
+        let (Speculation::Worst, Some(number)) = (self.speculation, self.memory.find(flat)) else { return };
+        let (level, first) = (self.decoder.top(), slot_of(flat));
+        let Self { memory, tlb, decoder, .. } = self;
+        for context in root.contexts.into_iter().flatten() {
+            for slot in first..first + decoder.table_words(level) {
+                let cell = memory.cell(number);
+                let at = cell.at(slot);
+                let mut records = cell.cached.iter().filter(|record| record.is_of(context, level));
+                let held = records.find_map(|record| {
+                    record
+                        .held(slot, cell.word(slot))
+                        .into_iter()
+                        .flatten()
+                        .find(|&word| decoder.is_used(level, slot, word))
+                });
+                if held.is_none() {
+                    tlb.evict(memory, decoder, context, level, at);
+                }
             }
         }
     }

@@ -13,6 +13,8 @@ use gmmu::device::Run;
 pub(crate) struct Torn {
     cell: u32,
     slot: u16,
+    /// In which half that part lies.
+    low: bool,
     before: u64,
     /// With that part.
     between: u64,
@@ -158,7 +160,7 @@ impl Model {
         cell.written(2 * u32::from(slot) + u32::from(!low), u32::from(low) + u32::from(high));
         self.judge_data(origin, number, slot, 1);
         if mask != u64::MAX && !self.memory.cell(number).tables.is_empty() {
-            self.judge_torn(number, slot, before, merged);
+            self.judge_torn(number, slot, low, [before, merged]);
         }
         if let Some(old) = self.exchange(origin, number, slot, merged) {
             if !self.memory.cell(number).tables.is_empty() {
@@ -167,18 +169,16 @@ impl Model {
         }
     }
 
-    /// A part of a word of a live table changes. What it was between two such changes is nobody's entry: no cache may
-    /// have seen it where it was used.
-    fn judge_torn(&mut self, number: u32, slot: u16, before: u64, after: u64) {
-        let place = |torn: &Torn| (torn.cell, torn.slot) == (number, slot) && torn.between == before;
-        let Some(at) = self.torn.iter().position(place) else {
-            if before != after {
-                self.torn.truncate(Torn::MAX - 1);
-                self.torn.insert(0, Torn { cell: number, slot, before, between: after });
-            }
+    /// A part of a word of a live table is stored. What the word is between the stores of its two halves is nobody's
+    /// entry: no cache may have seen it where it was used.
+    fn judge_torn(&mut self, number: u32, slot: u16, low: bool, [before, after]: [u64; 2]) {
+        let known = self.torn.iter().position(|torn| (torn.cell, torn.slot) == (number, slot));
+        let first = known.map(|at| self.torn.remove(at)).filter(|torn| torn.low != low && torn.between == before);
+        let Some(torn) = first else {
+            self.torn.truncate(Torn::MAX - 1);
+            self.torn.insert(0, Torn { cell: number, slot, low, before, between: after });
             return;
         };
-        let torn = self.torn.remove(at);
         let cell = self.memory.cell(number);
         let seen = |level| {
             let mut records = cell.cached.iter().filter(|record| record.level() == level);

@@ -1,6 +1,5 @@
 //! The example of the README is a test: it says what it finds, and fails where that is wrong.
 
-#[expect(dead_code, reason = "its main is for `cargo run`")]
 #[path = "../examples/your_driver.rs"]
 mod your_driver;
 

@@ -215,7 +215,7 @@ fn bar_unbound() {
 #[test]
 fn root_freed_bound() {
     let mut driver = Driver::with_directories("gh100");
-    let mut bind = |driver: &mut Driver, mode: u32| {
+    let bind = |driver: &mut Driver, mode: u32| {
         driver.gpu.write32(0xb8_0f60, 0x50_000 | mode).expect("a register");
         driver.gpu.write32(0xb8_0f64, 0).expect("a register");
         while driver.gpu.read32(0xb8_0f60).expect("a register") & 3 != 0 {}

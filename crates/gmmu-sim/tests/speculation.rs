@@ -195,3 +195,23 @@ fn the_worst_case_forgets_what_is_covered() {
         }
     }
 }
+
+#[test]
+fn a_root_that_was_cleared_and_flushed_goes_with_its_memory() {
+    for chip in BOTH {
+        for (cleared, flushed) in [(false, true), (true, false), (true, true)] {
+            let mut driver = worst(chip);
+            driver.link_small();
+            driver.invalidate(0);
+            if cleared {
+                driver.write(ROOT, 0);
+            }
+            if flushed {
+                driver.invalidate(0);
+            }
+            driver.gpu.note_table_freed(pdb(), 4096);
+            let clean = cleared && flushed;
+            assert_eq!(driver.rules(), if clean { vec![] } else { vec![Rule::TableFreedReachable] }, "{chip}");
+        }
+    }
+}
