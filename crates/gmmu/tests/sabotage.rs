@@ -1,5 +1,6 @@
 //! The sabotage table: the library behind a BAR0 that does one thing wrong, and the rule that says so. With
 //! `-- --nocapture` the table is printed.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 use common::{config, in_use, worst, Pool, DATA, GIB, MIB};

@@ -133,7 +133,7 @@ impl Overlay {
         piece: Piece,
     ) -> Result<(), PrepareError> {
         let [low, high] = halves;
-        let sizes = Sizes::smaller(&piece, vmm.config.chip.page_sizes, [low.end; 2])?;
+        let sizes = Sizes::smaller(&piece, vmm.config.page_sizes(), [low.end; 2])?;
         let above = piece.skip(low.end - low.start);
         for (at, (range, piece)) in (at..).zip(sizes.cut(low, piece).chain(sizes.cut(high, above))) {
             self.insert(at, Part { range, piece: Some(piece), recorded: false })?;
@@ -252,7 +252,7 @@ impl<F: Format> Vmm<F> {
         let limit = self.va.limits().end;
         let range = match operation {
             Bind::Map(request) => {
-                let bytes = check(request, self.config.chip, self.config.vram_bytes)?;
+                let bytes = check(request, &self.config)?;
                 let Place::At(va) = request.place else { return Err(PrepareError::NoPlace) };
                 va..va.checked_add(bytes).ok_or(PrepareError::Overflow)?
             }
@@ -273,7 +273,7 @@ impl<F: Format> Vmm<F> {
         let at = overlay.clear(&range);
         match operation {
             Bind::Map(request) => {
-                let pieces = Pieces::new(request, range.start, self.config.chip.page_sizes);
+                let pieces = Pieces::new(request, range.start, self.config.page_sizes());
                 for (at, (range, piece)) in (at..).zip(pieces) {
                     overlay.insert(at, Part { range, piece: Some(piece), recorded: false })?;
                 }

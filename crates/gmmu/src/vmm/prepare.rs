@@ -71,11 +71,10 @@ impl<F: Format> Vmm<F> {
         request: &MapRequest<'_>,
     ) -> Result<Plan<'a, F, P>, PrepareError> {
         self.open(pool)?;
-        let chip = self.config.chip;
-        let bytes = check(request, chip, self.config.vram_bytes)?;
+        let bytes = check(request, &self.config)?;
         let range = self.choose(request, bytes)?;
         let mut change = self.new_change(range.clone(), request.live);
-        for (part, piece) in Pieces::new(request, range.start, chip.page_sizes) {
+        for (part, piece) in Pieces::new(request, range.start, self.config.page_sizes()) {
             self.target(&mut change, part, piece)?;
         }
         change.adds = true;
