@@ -1,9 +1,6 @@
 //! What a suspend or a reset takes from a card: all that is in its memory and its caches.
 
 use crate::gpu::Gpu;
-use crate::memory::{Memory, Space};
-use crate::model::Model;
-use crate::tlb::Tlb;
 
 impl Gpu {
     /// Video memory loses its contents and reads zeros, as memory that was scrubbed does; the caches of the MMU are
@@ -11,33 +8,7 @@ impl Gpu {
     /// memory and the memory of peers stay as they are. Not counted.
     pub fn lose_vram(&mut self) {
         self.model.op += 1;
-        self.model.lose_vram();
-    }
-}
-
-impl Model {
-    fn lose_vram(&mut self) {
-        self.memory.lose_vram();
-        self.tlb = Tlb::default();
-        self.roots.clear();
-        self.recent.clear();
-        (self.live, self.shortcut) = (0, None);
-        self.epoch += 1;
-    }
-}
-
-impl Memory {
-    fn lose_vram(&mut self) {
-        let end = Space::Vram.flat(self.end(Space::Vram));
-        for cell in &mut self.cells {
-            // No cache is left that could hold anything of it, and no root to reach it from.
-            cell.cached.clear();
-            cell.tables.clear();
-            if cell.frame << 12 < end {
-                cell.words = None;
-                cell.unwritten = None;
-            }
-        }
+        self.model.lose_vram(|_| 0);
     }
 }
 

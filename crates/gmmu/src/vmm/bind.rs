@@ -145,7 +145,7 @@ impl Overlay {
         piece: Piece,
     ) -> Result<(), PrepareError> {
         let [low, high] = halves;
-        let sizes = Sizes::smaller(&piece, vmm.config.chip.page_sizes, [low.end; 2])?;
+        let sizes = Sizes::smaller(&piece, vmm.config.page_sizes(), [low.end; 2])?;
         let above = piece.skip(low.end - low.start);
         for (at, (range, piece)) in (at..).zip(sizes.cut(low, piece).chain(sizes.cut(high, above))) {
             self.insert(at, Part { range, piece: Some(piece), recorded: false })?;
@@ -280,7 +280,7 @@ impl<F: Format> Vmm<F> {
 
     /// The addresses that a request of a bind job names.
     pub(super) fn map_range(&self, request: &MapRequest<'_>) -> Result<Range<u64>, PrepareError> {
-        let bytes = check(request, self.config.chip, self.config.vram_bytes)?;
+        let bytes = check(request, &self.config)?;
         let Place::At(va) = request.place else { return Err(PrepareError::NoPlace) };
         let range = va..va.checked_add(bytes).ok_or(PrepareError::Overflow)?;
         check_range(&range, self.va.limits().end)?;

@@ -281,7 +281,7 @@ impl<F: Format> Vmm<F> {
 
     /// Adds `range`, part of a large page, in smaller ones.
     fn cut(&self, change: &mut Change, range: Range<u64>, piece: Piece) -> Result<(), PrepareError> {
-        let sizes = Sizes::smaller(&piece, self.config.chip.page_sizes, [range.start, range.end])?;
+        let sizes = Sizes::smaller(&piece, self.config.page_sizes(), [range.start, range.end])?;
         for (part, piece) in sizes.cut(range, piece) {
             self.target(change, part, piece)?;
         }

@@ -117,7 +117,7 @@ impl<F: Format> Vmm<F> {
         if self.is_zapped(&piece) {
             return Ok(());
         }
-        let (has, smallest) = (self.config.chip.page_sizes, smallest_page(piece.kind));
+        let (has, smallest) = (self.config.page_sizes(), smallest_page(piece.kind));
         let sizes = Sizes { only: None, has, smallest, largest };
         for (part, merged) in sizes.cut(range, piece) {
             let mut smaller = self.va.overlapping(part.clone()).filter(|(_, old)| old.page < merged.page).peekable();

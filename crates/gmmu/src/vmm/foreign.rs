@@ -62,7 +62,7 @@ impl<F: Format> Vmm<F> {
     pub(super) fn pieces_at<'r>(&self, request: &MapRequest<'r>, range: &Range<u64>, zap: u32) -> Pieces<'r> {
         let largest = self.largest_in(range, request.largest.unwrap_or(PageSize::Size256G));
         let request = MapRequest { largest: Some(largest), ..request.clone() };
-        Pieces::new(&request, range.start, self.config.chip.page_sizes, zap)
+        Pieces::new(&request, range.start, self.config.page_sizes(), zap)
     }
 
     /// The largest page, up to `largest`, that takes the place of no table of firmware's in `range`.

@@ -69,8 +69,7 @@ impl<F: Format> Vmm<F> {
         request: &MapRequest<'_>,
     ) -> Result<Plan<'a, F, P>, PrepareError> {
         self.open(pool)?;
-        let chip = self.config.chip;
-        let bytes = check(request, chip, self.config.vram_bytes)?;
+        let bytes = check(request, &self.config)?;
         let range = self.choose(request, bytes)?;
         let zap = self.number_mapping(request.evictable)?;
         let mut change = self.new_change(range.clone(), request.live)?;

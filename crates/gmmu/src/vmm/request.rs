@@ -1,6 +1,7 @@
 //! What can be asked of an address space, and why it may be refused.
 
 use super::piece::smallest_page;
+use super::space::SpaceConfig;
 use crate::addr::{Aperture, PageSize, PhysAddr, PAGE_BYTES};
 use crate::chip::{Chip, PageSizes};
 use crate::device::{DeviceError, NoTableMemory};
@@ -420,12 +421,13 @@ pub(crate) fn reachable(chip: &'static Chip, vram_bytes: u64, end: PhysAddr) -> 
 }
 
 /// Refuses what no address space could map, whatever its state.
-pub(crate) fn check(request: &MapRequest<'_>, chip: &'static Chip, vram_bytes: u64) -> Result<u64, PrepareError> {
+pub(crate) fn check(request: &MapRequest<'_>, config: &SpaceConfig) -> Result<u64, PrepareError> {
+    let SpaceConfig { chip, vram_bytes, .. } = *config;
     let bytes = request.bytes().ok_or(PrepareError::Overflow)?;
     if bytes == 0 {
         return Err(PrepareError::Empty);
     }
-    let sizes = chip.page_sizes;
+    let sizes = config.page_sizes();
     let page = request.page_size();
     for page in page.into_iter().chain(request.largest) {
         if !sizes.has(page) {

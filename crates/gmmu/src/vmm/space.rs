@@ -9,7 +9,7 @@ use super::rebind::Evictee;
 use super::record::Record;
 use super::request::PrepareError;
 use crate::addr::{PhysAddr, TableAddr, PAGE_BYTES};
-use crate::chip::Chip;
+use crate::chip::{Chip, PageSizes};
 use crate::device::{DeviceError, Run, Scope, TableMemory, TablePool, TableRead};
 use crate::format::{Format, Leaf, Pte};
 use crate::storage::{List, NoMemory, Owned, Slab};
@@ -79,6 +79,16 @@ impl SpaceConfig {
     #[must_use]
     pub fn new(chip: &'static Chip, vram_bytes: u64, used_by: Use) -> Self {
         Self { chip, vram_bytes, used_by, limits: Limits::default(), whole_words: true, queues: true }
+    }
+
+    /// The page sizes of a space: those of its chip. Where a 512M leaf has to follow a table of invalid entries directly,
+    /// a bus that splits words cannot write one: for a moment the entry would point to another table.
+    #[must_use]
+    pub const fn page_sizes(&self) -> PageSizes {
+        if self.chip.leaf_512m_needs_tables_first && !self.whole_words {
+            return PageSizes::UP_TO_2M;
+        }
+        self.chip.page_sizes
     }
 }
 
@@ -247,7 +257,7 @@ impl<F: Format> Vmm<F> {
     /// # Errors
     /// [`WalkError`].
     pub fn read_mapping<M: TableRead>(&self, memory: &mut M, va: u64) -> Result<Walk, WalkError> {
-        walk::<F, M>(memory, self.pdb, self.config.chip.page_sizes, va)
+        walk::<F, M>(memory, self.pdb, self.config.page_sizes(), va)
     }
 
     /// Sees to jobs whose owner has gone, and refuses where the space is being closed.
@@ -270,10 +280,10 @@ impl<F: Format> Vmm<F> {
         }
     }
 
-    /// The page sizes of the chip, for those who read the tables.
+    /// The page sizes of the space, for those who read the tables.
     #[must_use]
-    pub const fn page_sizes(&self) -> crate::chip::PageSizes {
-        self.config.chip.page_sizes
+    pub const fn page_sizes(&self) -> PageSizes {
+        self.config.page_sizes()
     }
 
     /// All tables that the space has, with their sizes: what it holds of its pool, the root included, and leaf tables
