@@ -146,7 +146,7 @@ pub const KINDS: &[Kind] = &[
     kind("bind into sparse", &[Sparse(VA..VA + M512)], Bind(&[Map(VA + K4, K4, Some(Size4K)), Unsparse(VA + M2..VA + 2 * M2), Late(VA + 3 * M2, 2, Size2M), Unmap(VA + 3 * M2 + K4..VA + 3 * M2 + K64)])),
     kind("bind with gaps", &[Map(VA, K4, Some(Size4K)), Map(VA + 4 * M2, M2, Some(Size4K))], Bind(&[Unmap(VA + 4 * M2..VA + 5 * M2), Map(VA + M512, K64, None), Unsparse(VA..VA + K4)])),
     kind("reclaim a table", &[Map(VA, K4, Some(Size4K)), Map(VA + M2, K64, None), Unmap(VA..VA + K4)], Reclaim(VA..VA + M2)),
-    kind("reclaim with directories", &[Map(VA, K64, Some(Size64K)), Map(VA + M512, K4, None), Unmap(VA..VA + M512 + K4)], Reclaim(VA..VA + 2 * M512)),
+    kind("reclaim with directories", &[Map(VA, K64, Some(Size64K)), Map(VA + M512, K4, None), Map(VA + 64 * M512, K4, None), Unmap(VA..VA + M512 + K4)], Reclaim(VA..VA + 2 * M512)),
     kind("unsparse around pages", &[Sparse(VA..VA + 4 * M2), Map(VA + K64, K4, None)], Unsparse(VA..VA + 4 * M2)),
 ];
 
