@@ -351,10 +351,10 @@ impl<T> Shared<T> {
         Ok(Self(Arc::new(value)))
     }
 
-    /// Whether nobody else owns the value.
+    /// How many owners the value has.
     #[must_use]
-    pub fn is_alone(&self) -> bool {
-        Arc::strong_count(&self.0) == 1
+    pub fn owners(&self) -> usize {
+        Arc::strong_count(&self.0)
     }
 
     /// Whether both own the same value.

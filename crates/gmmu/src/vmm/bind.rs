@@ -3,8 +3,8 @@
 //! The operations are applied to a copy of the records, of as much as they touch. What the copy says in the end is what is
 //! to be, the records say what was, and pages that are the same in both are not written.
 
-use super::change::{Change, Target};
-use super::piece::{Backed, Piece, Pieces, Sizes};
+use super::change::{Change, Draft, Target};
+use super::piece::{Backed, Piece, Sizes};
 use super::prepare::Plan;
 use super::request::{check, check_range, Live, MapRequest, Place, PrepareError};
 use super::space::Vmm;
@@ -58,6 +58,18 @@ impl Overlay {
             let _ = self.parts.insert_within(at, part);
         }
         Ok(())
+    }
+
+    /// Takes out whatever is in `range`; returns where new parts go.
+    fn make_room<F: Format>(&mut self, vmm: &Vmm<F>, range: &Range<u64>, live: Live) -> Result<usize, PrepareError> {
+        let behind = self.parts.last().is_none_or(|last| last.range.end <= range.start);
+        if !(behind && vmm.va.overlapping(range.clone()).next().is_none()) {
+            self.load(vmm, range.clone())?;
+            self.cut(vmm, range.start, live)?;
+            self.cut(vmm, range.end, live)?;
+            return Ok(self.clear(range));
+        }
+        Ok(self.parts.len())
     }
 
     /// Copies what the records have in `range`, where that is not done yet; pages over its borders are copied whole.
@@ -169,7 +181,7 @@ impl<F: Format> Vmm<F> {
     /// and with the same attributes, are not touched.
     ///
     /// # Errors
-    /// [`PrepareError`], [`Busy`](PrepareError::Busy) not among them; nothing was changed and nothing is held.
+    /// [`PrepareError`], [`Busy`](PrepareError::Busy) only for what is firmware's; nothing was changed and nothing is held.
     pub fn plan_bind<'a, P: TablePool>(
         &'a mut self,
         pool: &'a mut P,
@@ -182,8 +194,20 @@ impl<F: Format> Vmm<F> {
         }
         let mut overlay = Overlay::default();
         let mut switches = List::new();
-        for operation in operations {
-            self.apply(&mut overlay, &mut switches, operation, live)?;
+        let mut order = List::new();
+        order.reserve_exact(operations.len())?;
+        for (index, operation) in operations.iter().enumerate() {
+            order.push((self.range_of(operation)?, index))?;
+        }
+        // Where no two share an address their order does not matter, and the copy grows at its end alone.
+        order.sort_unstable_by_key(|(range, _)| range.start);
+        if order.windows(2).any(|pair| matches!(pair, [(low, _), (high, _)] if low.end > high.start)) {
+            order.sort_unstable_by_key(|(_, index)| *index);
+        }
+        for (range, index) in order.iter() {
+            if let Some(operation) = operations.get(*index) {
+                self.apply(&mut overlay, &mut switches, range, operation, live)?;
+            }
         }
         let change = self.difference(&overlay, &switches, live, None)?;
         if switches.is_empty() {
@@ -242,29 +266,50 @@ impl<F: Format> Vmm<F> {
         self.plan_bind(pool, operations, live)?.init(memory)
     }
 
+    /// The addresses of an operation, of which all is checked that does not depend on what is mapped.
+    fn range_of(&self, operation: &Bind<'_>) -> Result<Range<u64>, PrepareError> {
+        match operation {
+            Bind::Map(request) => self.map_range(request),
+            Bind::Unmap(range) | Bind::Sparse(range) | Bind::Unsparse(range) => {
+                check_range(range, self.va.limits().end)?;
+                self.refuse_foreign(range)?;
+                Ok(range.clone())
+            }
+        }
+    }
+
+    /// The addresses that a request of a bind job names.
+    pub(super) fn map_range(&self, request: &MapRequest<'_>) -> Result<Range<u64>, PrepareError> {
+        let bytes = check(request, self.config.chip, self.config.vram_bytes)?;
+        let Place::At(va) = request.place else { return Err(PrepareError::NoPlace) };
+        let range = va..va.checked_add(bytes).ok_or(PrepareError::Overflow)?;
+        check_range(&range, self.va.limits().end)?;
+        self.refuse_foreign(&range)?;
+        Ok(range)
+    }
+
     fn apply(
         &mut self,
         overlay: &mut Overlay,
         switches: &mut List<(Range<u64>, bool)>,
+        range: &Range<u64>,
         operation: &Bind<'_>,
         live: Live,
     ) -> Result<(), PrepareError> {
         match operation {
             Bind::Map(request) => {
                 let zap = self.number_mapping(request.evictable)?;
-                self.apply_map(overlay, request, zap, live)?;
+                self.put_map(overlay, range, request, zap, live)
             }
-            Bind::Unmap(range) => {
-                let at = self.clear_overlay(overlay, range, live)?;
-                overlay.insert(at, Part { range: range.clone(), piece: None, recorded: false })?;
+            Bind::Unmap(_) => {
+                let at = overlay.make_room(self, range, live)?;
+                overlay.insert(at, Part { range: range.clone(), piece: None, recorded: false })
             }
-            Bind::Sparse(range) | Bind::Unsparse(range) => {
-                check_range(range, self.va.limits().end)?;
+            Bind::Sparse(_) | Bind::Unsparse(_) => {
                 overlay.load(self, range.clone())?;
-                switches.push((range.clone(), matches!(operation, Bind::Sparse(_))))?;
+                Ok(switches.push((range.clone(), matches!(operation, Bind::Sparse(_))))?)
             }
         }
-        Ok(())
     }
 
     /// Puts the pages of `request`, parts of mapping `zap`, in the place of whatever the copy has there.
@@ -275,29 +320,24 @@ impl<F: Format> Vmm<F> {
         zap: u32,
         live: Live,
     ) -> Result<(), PrepareError> {
-        let range = self.place_of(request)?;
-        let at = self.clear_overlay(overlay, &range, live)?;
-        let pieces = Pieces::new(request, range.start, self.config.chip.page_sizes, zap);
+        let range = self.map_range(request)?;
+        self.put_map(overlay, &range, request, zap, live)
+    }
+
+    fn put_map(
+        &self,
+        overlay: &mut Overlay,
+        range: &Range<u64>,
+        request: &MapRequest<'_>,
+        zap: u32,
+        live: Live,
+    ) -> Result<(), PrepareError> {
+        let at = overlay.make_room(self, range, live)?;
+        let pieces = self.pieces_at(request, range, zap);
         for (at, (range, piece)) in (at..).zip(pieces) {
             overlay.insert(at, Part { range, piece: Some(piece), recorded: false })?;
         }
         Ok(())
-    }
-
-    /// The addresses that a request names, which could be mapped in some space.
-    pub(super) fn place_of(&self, request: &MapRequest<'_>) -> Result<Range<u64>, PrepareError> {
-        let bytes = check(request, self.config.chip, self.config.vram_bytes)?;
-        let Place::At(va) = request.place else { return Err(PrepareError::NoPlace) };
-        Ok(va..va.checked_add(bytes).ok_or(PrepareError::Overflow)?)
-    }
-
-    /// Takes whatever is in `range` out of the copy, and returns where new parts go.
-    fn clear_overlay(&self, overlay: &mut Overlay, range: &Range<u64>, live: Live) -> Result<usize, PrepareError> {
-        check_range(range, self.va.limits().end)?;
-        overlay.load(self, range.clone())?;
-        overlay.cut(self, range.start, live)?;
-        overlay.cut(self, range.end, live)?;
-        Ok(overlay.clear(range))
     }
 
     /// What the copy says that the records do not.
@@ -307,8 +347,9 @@ impl<F: Format> Vmm<F> {
         switches: &[(Range<u64>, bool)],
         live: Live,
         rebinds: Option<(u32, u32)>,
-    ) -> Result<Change, PrepareError> {
-        let mut change = Change { rebinds, ..self.new_change(0..0, live) };
+    ) -> Result<Draft, PrepareError> {
+        let mut change = self.new_change(0..0, live)?;
+        change.rebinds = rebinds;
         // Where nothing is mapped before or after, nothing changes, unless it becomes sparse or ceases to be.
         for part in overlay.parts.iter() {
             if part.piece.is_some() {

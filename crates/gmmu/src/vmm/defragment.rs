@@ -31,7 +31,9 @@ impl<F: Format> Vmm<F> {
         let Span { range, live } = span.into();
         self.open(pool)?;
         check_range(&range, self.va.limits().end)?;
-        let mut change = self.new_change(range.clone(), live);
+        self.refuse_foreign(&range)?;
+        let largest = self.largest_in(&range, largest);
+        let mut change = self.new_change(range.clone(), live)?;
         let mut stretch: Option<(Range<u64>, Piece)> = None;
         for (whole, piece) in self.va.overlapping(range.clone()) {
             let part = whole.start.max(range.start)..whole.end.min(range.end);

@@ -164,15 +164,6 @@ impl Body {
         (self.round, self.cursor) = (0, Cursor::default());
     }
 
-    /// Makes a state of its own for a job that is used again: others may still look at the old one.
-    pub(crate) fn renew(&mut self) -> Result<(), NoMemory> {
-        if !self.token.progress.is_alone() {
-            self.token.progress = Shared::new(Progress::new())?;
-        }
-        self.token.progress.set(State::Prepared);
-        Ok(())
-    }
-
     /// Bytes of heap that its lists hold.
     pub(crate) fn footprint(&self) -> usize {
         let lists =

@@ -11,6 +11,8 @@
 pub mod execute;
 
 #[cfg(feature = "alloc")]
+mod adopt;
+#[cfg(feature = "alloc")]
 mod batch;
 #[cfg(feature = "alloc")]
 mod bind;
@@ -22,6 +24,8 @@ mod commit;
 mod defragment;
 #[cfg(feature = "alloc")]
 mod domain;
+#[cfg(feature = "alloc")]
+mod foreign;
 #[cfg(feature = "alloc")]
 mod frames;
 #[cfg(feature = "alloc")]
@@ -65,6 +69,8 @@ mod steps;
 #[cfg(feature = "alloc")]
 mod zap;
 
+#[cfg(feature = "alloc")]
+pub use adopt::AdoptError;
 #[cfg(feature = "alloc")]
 pub use batch::{flush_all, poll_flush_all};
 #[cfg(feature = "alloc")]

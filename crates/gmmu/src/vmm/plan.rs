@@ -47,6 +47,19 @@ pub(super) struct Holdings {
 }
 
 impl Holdings {
+    /// Forgets everything; the room of the lists stays.
+    pub(super) fn clear(&mut self) {
+        self.owned.clear();
+        self.journal.clear();
+        self.linked.clear();
+        self.spare.clear();
+    }
+
+    /// Bytes of heap that its lists hold, but for those that are short.
+    pub(super) fn footprint(&self) -> usize {
+        self.owned.footprint() + self.journal.footprint() + self.linked.footprint()
+    }
+
     /// Notes that the job owns the domains of `range`.
     pub(super) fn own(&mut self, range: Range<u64>) -> Result<(), NoMemory> {
         let start = range.start & !(DOMAIN_BYTES - 1);
@@ -119,9 +132,9 @@ pub(super) struct Planner<'a, F: Format, P> {
     pub(super) main: &'a mut OwnedRound,
     pub(super) held: &'a mut Holdings,
     /// Whether pages only go, and nothing is sparse: then whole tables and runs of leaves go at once.
-    only_takes: bool,
+    pub(super) only_takes: bool,
     /// Whether pages only come, and nothing is sparse: then whole tables are filled at once.
-    only_adds: bool,
+    pub(super) only_adds: bool,
     /// How far the change's lists are done.
     pub(super) old_at: usize,
     background_at: usize,
@@ -175,8 +188,9 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
         }
         let (n, number) = self.descend()?;
         // All directories first: they lie together then, in front of the leaf tables.
+        let mut there = (0, 0);
         for target in change.new.iter().filter(|target| !target.kept) {
-            self.ensure_directories(n, number, target)?;
+            there = self.ensure_directories(n, number, target, there)?;
         }
         self.directory(n, number, change.range.clone())?;
         self.link_directories()
@@ -200,10 +214,20 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
         Ok((dual_level::<F>(), number))
     }
 
-    /// Makes the directories that pages need, empty.
-    fn ensure_directories(&mut self, top: u8, directory: u32, target: &Target) -> Result<(), PrepareError> {
+    /// Makes the directories that pages need, empty. Those of a level are `there` up to an address, and up to where they are
+    /// afterwards is returned.
+    fn ensure_directories(
+        &mut self,
+        top: u8,
+        directory: u32,
+        target: &Target,
+        there: (u8, u64),
+    ) -> Result<(u8, u64), PrepareError> {
         let lowest = leaf_level::<F>(target.piece.page);
         let mut va = target.range.start;
+        if lowest == there.0 {
+            va = va.max(there.1);
+        }
         while va < target.range.end && top < lowest {
             let mut number = directory;
             for n in top..lowest {
@@ -218,7 +242,7 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
             }
             va = next_table::<F>(lowest, va);
         }
-        Ok(())
+        Ok((lowest, va))
     }
 
     /// Plans all that the change does below one directory.
@@ -234,6 +258,10 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
                     self.leaves(n, number, stretch.clone(), target)?;
                 }
                 va = self.next_touched(stretch.end);
+                continue;
+            }
+            if n == dual_level::<F>() && (self.only_adds || self.only_takes) && self.small_pages(number, start)? {
+                va = self.next_touched(end);
                 continue;
             }
             if self.only_adds && n == dual_level::<F>() {
@@ -445,6 +473,9 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
 
     /// Links the directories that no acknowledged job has linked, from the bottom up.
     fn link_directories(&mut self) -> Result<(), PrepareError> {
+        if self.held.linked.is_empty() {
+            return Ok(());
+        }
         // What is only taken away lies where earlier jobs, for which this one waits, have linked all but its own.
         let adds = self.held.adds;
         for n in (1..=dual_level::<F>()).rev() {

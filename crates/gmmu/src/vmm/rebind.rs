@@ -197,9 +197,11 @@ impl<F: Format> Vmm<F> {
         }
     }
 
-    /// The evictable mappings that a change changes, in the order of their numbers.
-    pub(super) fn evictees_of(&self, change: &Change) -> Result<List<Touched>, NoMemory> {
-        let mut list: List<Touched> = List::new();
+    /// Lists the evictable mappings that a change changes, in the order of their numbers.
+    pub(super) fn evictees_of(&self, change: &Change, list: &mut List<Touched>) -> Result<(), NoMemory> {
+        if self.evictees.is_empty() {
+            return Ok(());
+        }
         for (_, mapping) in mappings(change) {
             if let Err(at) = list.binary_search_by_key(&mapping, |touched| touched.mapping) {
                 list.reserve(1)?;
@@ -207,11 +209,14 @@ impl<F: Format> Vmm<F> {
                 let _ = list.insert_within(at, Touched { mapping, bound });
             }
         }
-        Ok(list)
+        Ok(())
     }
 
     /// Notes that a change of these mappings is under way. [`let_go`](Self::let_go) ends it.
     pub(super) fn touch(&mut self, change: &Change, list: &[Touched]) {
+        if list.is_empty() {
+            return;
+        }
         for touched in list {
             let Some(evictee) = self.evictee_mut(touched.mapping) else { continue };
             evictee.jobs += 1;
@@ -235,6 +240,9 @@ impl<F: Format> Vmm<F> {
         list: &[Touched],
         swaps: &mut List<Swap>,
     ) -> Result<(), PrepareError> {
+        if list.is_empty() {
+            return Ok(());
+        }
         swaps.reserve(list.len())?;
         for touched in list {
             let Some(evictee) = self.evictee(touched.mapping) else { continue };

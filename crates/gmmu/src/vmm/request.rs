@@ -304,6 +304,9 @@ pub enum PrepareError {
     /// The tables were given up for a restore that did not succeed.
     #[error("the tables of this address space are gone: restore it first")]
     NotRestored,
+    /// The space was adopted, and its tables cannot be written anew.
+    #[error("firmware made part of this address space, and nobody else can write that anew: adopt it again")]
+    Adopted,
     /// The space is being closed.
     #[error("the address space is being closed")]
     Closing,
@@ -333,7 +336,7 @@ pub enum PrepareError {
         /// First byte that cannot be reached.
         limit: u64,
     },
-    /// Part of the range is mapped already.
+    /// Part of the range is mapped already, or is firmware's ([`Vmm::adopt`](super::Vmm::adopt)).
     #[error("{:#x}..{:#x} is mapped already", with.start, with.end)]
     Busy {
         /// The mapping in the way.

@@ -12,7 +12,7 @@ use crate::addr::{PhysAddr, TableAddr, PAGE_BYTES};
 use crate::chip::Chip;
 use crate::device::{DeviceError, Run, Scope, TableMemory, TablePool, TableRead};
 use crate::format::{Format, Leaf, Pte};
-use crate::storage::{List, NoMemory, Slab};
+use crate::storage::{List, NoMemory, Owned, Slab};
 use crate::tlb::Limits;
 use crate::tree::{Tree, DIRECTORY_BYTES};
 use crate::va::windows::Windows;
@@ -96,8 +96,12 @@ pub struct Census {
     pub directories: usize,
     /// Tables of 4K and 64K leaves.
     pub leaf_tables: usize,
+    /// How many of both firmware made ([`Vmm::adopt`]).
+    pub foreign_tables: usize,
     /// Bytes of heap that the mirror of the tables takes.
     pub mirror_bytes: usize,
+    /// Bytes of heap that the records of what is mapped take.
+    pub record_bytes: usize,
     /// Jobs that were prepared and neither committed nor cancelled.
     pub jobs: usize,
     /// Jobs of these that were dropped half-way: what they own stays unused until the space is closed.
@@ -106,7 +110,8 @@ pub struct Census {
 
 /// A GPU address space: which tables and mappings it has after all prepared jobs, and how to change them.
 ///
-/// One live `Vmm` per root. Nothing is read back from the GPU; what the books say is what was written.
+/// One live `Vmm` per root. Nothing is read back from the GPU, but once by [`adopt`](Self::adopt); what the books say is what
+/// was written.
 #[derive(Debug)]
 pub struct Vmm<F: Format> {
     pub(super) pdb: TableAddr,
@@ -115,7 +120,7 @@ pub struct Vmm<F: Format> {
     pub(super) va: VaSpace<Piece>,
     /// What reads as 0 where nothing is mapped.
     pub(super) sparse: Windows,
-    pub(super) jobs: Slab<Record, 8>,
+    pub(super) jobs: Slab<Owned<Record>, 8>,
     /// The mappings that can be zapped, by their numbers less one, and the numbers given away by the plan at hand.
     pub(super) evictees: Slab<Evictee, 8>,
     pub(super) numbered: List<u32>,
@@ -163,6 +168,14 @@ impl<F: Format> Vmm<F> {
         memory: &mut M,
         pdb: TableAddr,
     ) -> Result<Self, PrepareError> {
+        let vmm = Self::over(config, pdb)?;
+        memory.write_run(pdb, Run { first: 0, step: 0, count: 512 })?;
+        memory.order()?;
+        Ok(vmm)
+    }
+
+    /// A space over a root that says nothing yet.
+    pub(super) fn over(config: SpaceConfig, pdb: TableAddr) -> Result<Self, PrepareError> {
         super::request::aligned("root address", pdb.raw(), PAGE_BYTES)?;
         if config.used_by == Use::Bar && !pdb.is_vram() {
             // A BAR access that has to read its tables from the bus would wait for itself.
@@ -176,8 +189,6 @@ impl<F: Format> Vmm<F> {
         F::encode_pte(&Pte::Leaf(Leaf::new(PhysAddr::vram(last_page))))?;
         let va = VaSpace::new(0..1 << F::VA_BITS).map_err(PrepareError::NoVa)?;
         let tree = Tree::new(pdb)?;
-        memory.write_run(pdb, Run { first: 0, step: 0, count: 512 })?;
-        memory.order()?;
         let sparse = Windows::new();
         Ok(Self {
             pdb,
@@ -214,13 +225,21 @@ impl<F: Format> Vmm<F> {
         self.va.iter()
     }
 
+    /// The piece that is mapped at `va` after all prepared jobs, with its addresses. Takes the same time whatever is mapped,
+    /// or nearly so.
+    #[must_use]
+    pub fn piece_at(&self, va: u64) -> Option<(Range<u64>, &Piece)> {
+        self.va.get(va)
+    }
+
     /// Numbers about the space.
     #[must_use]
     pub fn census(&self) -> Census {
         let (directories, leaf_tables) = self.tree.counts();
         let quarantined = self.jobs.iter().filter(|(_, record)| record.state() == State::Lost).count();
-        let (mirror_bytes, jobs) = (self.tree.footprint(), self.jobs.len());
-        Census { directories, leaf_tables, mirror_bytes, jobs, quarantined }
+        let (mirror_bytes, record_bytes, jobs) = (self.tree.footprint(), self.va.footprint(), self.jobs.len());
+        let foreign_tables = self.tree.foreign();
+        Census { directories, leaf_tables, foreign_tables, mirror_bytes, record_bytes, jobs, quarantined }
     }
 
     /// What the tables in memory say of `va`, level by level.
@@ -258,11 +277,11 @@ impl<F: Format> Vmm<F> {
     }
 
     /// All tables that the space has, with their sizes: what it holds of its pool, the root included, and leaf tables
-    /// of jobs that are still open apart.
+    /// of jobs that are still open apart. Those that firmware made are [`foreign_tables`](Self::foreign_tables).
     ///
     /// # Errors
     /// [`NoMemory`].
     pub fn tables(&self) -> Result<List<(TableAddr, u64)>, NoMemory> {
-        self.tree.addresses()
+        self.tree.addresses(false)
     }
 }

@@ -92,7 +92,7 @@ impl<F: Format> Vmm<F> {
     pub fn bind_steps(&self, operation: &Bind<'_>) -> Result<impl Iterator<Item = Step> + '_, PrepareError> {
         let (range, mut map) = match operation {
             Bind::Map(request) => {
-                let range = self.place_of(request)?;
+                let range = self.map_range(request)?;
                 (range.clone(), Some(Region { range, object: request.object, offset: request.offset }))
             }
             Bind::Unmap(range) | Bind::Sparse(range) | Bind::Unsparse(range) => (range.clone(), None),
