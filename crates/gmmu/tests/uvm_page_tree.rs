@@ -2,21 +2,19 @@
 //! there as entries of a tree is mapped here, with pages of that size. Judged from outside: the slots that a walk goes
 //! through, how many tables there are, and which invalidates the device is given. `docs/uvm-page-tree.md` has the table of
 //! all cases, and says where this design differs.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
+#[path = "uvm_page_tree/tree.rs"]
+mod tree;
 
 use common::{World, GIB, MIB};
-use gmmu::addr::{PageSize, PhysAddr, TableAddr};
-use gmmu::device::{
-    Acknowledge, Clock, Depth, DeviceError, Invalidate, Invalidator, Poll, Run, TableMemory, TableRead, Ticket,
-};
+use gmmu::addr::PageSize;
+use gmmu::device::{Acknowledge, Depth};
 use gmmu::format::{Format, V2, V3};
-use gmmu::mmio::Mmio;
-use gmmu::vmm::{flush_all, Extent, Job, Live, MapRequest, PrepareError, Span};
-use gmmu::walk::Outcome;
-use gmmu_sim::Gpu;
+use gmmu::vmm::{flush_all, Job, Span};
 use std::ops::Range;
+use tree::{depth, root, Seen, Tree};
 use Acknowledge::{Globally, None as Accepted};
 use Depth::{PteOnly, UpToPde0, UpToPde1, UpToPde2, UpToPde3, UpToPde4};
 use PageSize::{Size256G, Size2M, Size4K, Size512M, Size64K};
@@ -25,153 +23,6 @@ const K64: u64 = 64 << 10;
 const M2: u64 = 2 * MIB;
 const M512: u64 = 512 * MIB;
 const G256: u64 = 256 * GIB;
-
-/// The card, and all invalidates that it was given.
-struct Seen<'a> {
-    card: &'a mut Mmio<Gpu>,
-    given: Vec<(Depth, Acknowledge)>,
-}
-
-impl TableRead for Seen<'_> {
-    fn read_words(&mut self, at: TableAddr, words: &mut [u64]) -> Result<(), DeviceError> {
-        self.card.read_words(at, words)
-    }
-}
-
-impl TableMemory for Seen<'_> {
-    fn write_run(&mut self, at: TableAddr, run: Run) -> Result<(), DeviceError> {
-        self.card.write_run(at, run)
-    }
-    fn write_words(&mut self, at: TableAddr, words: &[u64]) -> Result<(), DeviceError> {
-        self.card.write_words(at, words)
-    }
-    fn order(&mut self) -> Result<(), DeviceError> {
-        self.card.order()
-    }
-    fn drain(&mut self) -> Result<(), DeviceError> {
-        self.card.drain()
-    }
-}
-
-impl Invalidator for Seen<'_> {
-    fn submit(&mut self, what: &Invalidate) -> Result<Option<Ticket>, DeviceError> {
-        let ticket = self.card.submit(what)?;
-        if ticket.is_some() {
-            self.given.push((what.depth, what.ack));
-        }
-        Ok(ticket)
-    }
-    fn poll(&mut self, ticket: Ticket) -> Result<Poll, DeviceError> {
-        self.card.poll(ticket)
-    }
-}
-
-impl Clock for Seen<'_> {
-    fn now_us(&mut self) -> u64 {
-        self.card.now_us()
-    }
-    fn relax(&mut self) {
-        self.card.relax();
-    }
-}
-
-/// Levels of directories; the root is the first.
-const fn depth<F: Format>() -> usize {
-    F::LEVELS.len()
-}
-
-/// The depth of an invalidate after the root has changed.
-fn root<F: Format>() -> Depth {
-    F::LEVELS[0].depth
-}
-
-/// A space that is asked for pages.
-struct Tree<F: Format>(World<F>);
-
-impl<F: Format> Tree<F> {
-    fn new(chip: &str) -> Self {
-        Self(World::new(chip))
-    }
-
-    fn run(&mut self, job: Job) -> Vec<(Depth, Acknowledge)> {
-        let mut seen = Seen { card: &mut self.0.mmio, given: Vec::new() };
-        let receipt = job.execute(&mut seen).unwrap();
-        let given = seen.given;
-        self.0.vmm.commit(&mut self.0.pool, receipt).unwrap();
-        self.0.notes.tell(self.0.mmio.bar0());
-        self.0.assert_clean();
-        given
-    }
-
-    fn prepare(&mut self, va: u64, count: usize, page: PageSize) -> Job {
-        let to = PhysAddr::new(gmmu::addr::Aperture::SysCoherent, 0);
-        let extents = vec![Extent { to, bytes: page.bytes() }; count];
-        self.0.prepare(&MapRequest::extents(&extents).at(va).page(page).live(Live::Quiesced)).unwrap()
-    }
-
-    /// Maps `count` pages, and returns the invalidates.
-    fn get(&mut self, va: u64, count: usize, page: PageSize) -> Vec<(Depth, Acknowledge)> {
-        let job = self.prepare(va, count, page);
-        self.run(job)
-    }
-
-    /// Unmaps, and returns the invalidates.
-    fn unmap(&mut self, range: Range<u64>) -> Vec<(Depth, Acknowledge)> {
-        let job = self.0.prepare_unmap(Span::new(range).quiesced()).unwrap();
-        self.run(job)
-    }
-
-    /// Gives empty tables back, and returns the invalidates.
-    fn reclaim(&mut self) -> Vec<(Depth, Acknowledge)> {
-        match self.0.prepare_with(|vmm, pool| vmm.plan_reclaim(pool)) {
-            Ok(job) => self.run(job),
-            Err(why) => {
-                assert!(matches!(why, PrepareError::NotMapped { .. }), "{why}");
-                Vec::new()
-            }
-        }
-    }
-
-    /// Unmaps, and gives back what is empty then: what UVM's `put_ptes` does.
-    fn put(&mut self, range: Range<u64>) {
-        for (_, ack) in [self.unmap(range), self.reclaim()].concat() {
-            assert_eq!(ack, Globally);
-        }
-    }
-
-    /// All tables, the root included.
-    fn tables(&self) -> usize {
-        let census = self.0.vmm.census();
-        census.directories + census.leaf_tables
-    }
-
-    /// The slots through which the page at `va` is reached, root first; a dual entry has two, the big one first.
-    fn slots(&mut self, va: u64, page: PageSize) -> Vec<u64> {
-        let walk = self.0.vmm.read_mapping(&mut self.0.mmio, va).unwrap();
-        assert!(matches!(walk.outcome, Outcome::Mapped { page: found, .. } if found == page), "{va:#x}: {walk:x?}");
-        let last = walk.last().unwrap();
-        let small = u64::from(last.level.shift == 12);
-        let directories = walk.steps().filter(|step| step.level.name != "PTE");
-        let slot = |step: &gmmu::walk::Step| step.index * (step.level.entry_bytes / 8);
-        let mut slots: Vec<u64> =
-            directories.map(|step| slot(step) + if step.level.entry_bytes == 16 { small } else { 0 }).collect();
-        slots.extend((last.level.name == "PTE").then_some(last.index));
-        slots
-    }
-
-    /// The end of those slots: that of the page, and of what leads to its table.
-    fn end(&mut self, va: u64, page: PageSize) -> [u64; 2] {
-        let slots = self.slots(va, page);
-        [slots[slots.len() - 2], slots[slots.len() - 1]]
-    }
-
-    /// Nothing but the root is left.
-    fn is_empty(mut self) {
-        assert_eq!(self.tables(), 1);
-        self.0.assert_no_leak();
-        self.0.assert_clean();
-    }
-}
 
 /// One test for each format. Ada has pages up to 512M, GB100 all of them.
 macro_rules! on_both {
@@ -216,7 +67,7 @@ mod cases {
         // One entry is cleared, and what is empty then goes at the root.
         assert_eq!(tree.unmap(0..K64), [(PteOnly, Globally)]);
         assert_eq!(tree.reclaim(), [(root::<F>(), Globally)]);
-        tree.is_empty();
+        tree.assert_empty();
     }
 
     pub fn alloc_adjacent_64k_memory<F: Format>(chip: &str) {
@@ -227,7 +78,7 @@ mod cases {
         assert_eq!((tree.end(K64, Size64K)[1], tree.end(0, Size64K)[1]), (1, 0));
         assert_eq!(tree.tables(), before, "both are in one table");
         tree.put(0..2 * K64);
-        tree.is_empty();
+        tree.assert_empty();
     }
 
     pub fn alloc_adjacent_pde_64k_memory<F: Format>(chip: &str) {
@@ -248,7 +99,7 @@ mod cases {
         }
         assert_eq!(tree.tables(), depth::<F>() + 2);
         tree.put(0..4 * M2);
-        tree.is_empty();
+        tree.assert_empty();
     }
 
     pub fn allocate_then_free_all_16_64k<F: Format>(chip: &str) {
@@ -259,7 +110,7 @@ mod cases {
         }
         assert_eq!(tree.tables(), depth::<F>() + 16);
         (0..16).for_each(|n| tree.put(n * M2..n * M2 + K64));
-        tree.is_empty();
+        tree.assert_empty();
     }
 
     pub fn allocate_then_free_8_8_64k<F: Format>(chip: &str) {
@@ -275,7 +126,7 @@ mod cases {
         (0..8).for_each(|n| tree.put(at(n)..at(n) + K64));
         assert_eq!(tree.tables(), depth::<F>() + 8);
         (8..16).for_each(|n| tree.put(at(n)..at(n) + K64));
-        tree.is_empty();
+        tree.assert_empty();
     }
 
     /// A single large page at address 0: its entry is in directory `above` levels over the dual ones.
@@ -285,7 +136,7 @@ mod cases {
         assert_eq!(tree.slots(0, page), vec![0; depth::<F>() - above]);
         assert_eq!(tree.tables(), depth::<F>() - above);
         tree.put(0..page.bytes());
-        tree.is_empty();
+        tree.assert_empty();
     }
 
     pub fn get_single_page_2m<F: Format>(chip: &str) {
@@ -313,7 +164,7 @@ mod cases {
         assert_eq!(tree.tables(), before);
         assert_eq!(indices.map(|n| tree.end(n * page.bytes(), page)), indices.map(|n| [0, n]));
         tree.put(0..8 * page.bytes());
-        tree.is_empty();
+        tree.assert_empty();
     }
 
     pub fn get_entire_table_4k<F: Format>(chip: &str) {
@@ -326,7 +177,7 @@ mod cases {
         // A full table is dropped whole.
         assert_eq!(tree.unmap(va..va + M2), [(UpToPde0, Globally)]);
         assert_eq!(tree.reclaim(), [(root::<F>(), Globally)]);
-        tree.is_empty();
+        tree.assert_empty();
     }
 
     pub fn get_entire_table_512m<F: Format>(chip: &str) {
@@ -337,7 +188,7 @@ mod cases {
         assert_eq!(tree.end(va + G256 - M512, Size512M), [0, 511]);
         assert_eq!(tree.tables(), depth::<F>() - 1);
         tree.put(va..va + G256);
-        tree.is_empty();
+        tree.assert_empty();
     }
 
     pub fn split_4k_from_2m<F: Format>(chip: &str) {
@@ -351,7 +202,7 @@ mod cases {
         assert_eq!((tree.end(M2 + K64 - 4096, Size4K)[1], tree.end(2 * M2 - K64, Size64K)[1]), (15, 31));
         assert_eq!(tree.tables(), depth::<F>() + 2);
         tree.put(0..2 * M2);
-        tree.is_empty();
+        tree.assert_empty();
     }
 
     pub fn split_2m_from_512m<F: Format>(chip: &str) {
@@ -362,7 +213,7 @@ mod cases {
         assert_eq!((tree.end(0, Size2M), tree.end(M512 - M2, Size2M)), ([0, 0], [0, 510]));
         assert_eq!(tree.tables(), depth::<F>());
         tree.put(0..M512);
-        tree.is_empty();
+        tree.assert_empty();
     }
 
     pub fn get_512mb_range<F: Format>(chip: &str) {
@@ -370,7 +221,7 @@ mod cases {
         tree.get(M512, 256, Size2M);
         assert_eq!((tree.end(M512, Size2M), tree.end(2 * M512 - M2, Size2M)), ([1, 0], [1, 510]));
         tree.put(M512..2 * M512);
-        tree.is_empty();
+        tree.assert_empty();
     }
 
     pub fn get_2gb_range<F: Format>(chip: &str) {
@@ -379,7 +230,7 @@ mod cases {
         assert_eq!((tree.end(4 * M512, Size512M), tree.end(7 * M512, Size512M)), ([0, 4], [0, 7]));
         assert_eq!(tree.tables(), depth::<F>() - 1);
         tree.put(0..8 * M512);
-        tree.is_empty();
+        tree.assert_empty();
     }
 
     pub fn get_two_free_apart<F: Format>(chip: &str) {
@@ -390,7 +241,7 @@ mod cases {
         tree.put(M2..M2 + MIB);
         assert_eq!((tree.tables(), tree.end(M2 + MIB, Size4K)), (before, [3, 256]));
         tree.put(M2 + MIB..2 * M2);
-        tree.is_empty();
+        tree.assert_empty();
     }
 
     pub fn get_overlapping_dual_pdes<F: Format>(chip: &str) {
@@ -402,7 +253,7 @@ mod cases {
         tree.put(M2 + MIB..2 * M2);
         assert_eq!((tree.tables(), tree.end(M2, Size4K)), (depth::<F>() + 1, [3, 0]));
         tree.put(M2..M2 + MIB);
-        tree.is_empty();
+        tree.assert_empty();
     }
 
     pub fn split_and_free<F: Format>(chip: &str) {
@@ -417,7 +268,7 @@ mod cases {
             assert_eq!(left, (va < 45 * M2).then_some(va..45 * M2));
         }
         tree.reclaim();
-        tree.is_empty();
+        tree.assert_empty();
     }
 
     pub fn check_sizes<F: Format>(chip: &str) {
@@ -441,7 +292,7 @@ mod cases {
         tree.unmap(M2..2 * M2);
         assert_eq!(tree.tables(), before, "both halves were cleared");
         tree.reclaim();
-        tree.is_empty();
+        tree.assert_empty();
     }
 
     pub fn fast_split_double_backoff<F: Format>(chip: &str) {
@@ -455,7 +306,7 @@ mod cases {
         tree.run(second);
         assert_eq!((tree.end(M2 + 4096, Size4K), tree.end(M2 + K64 + 4096, Size4K)), ([3, 1], [3, 17]));
         tree.put(M2..2 * M2);
-        tree.is_empty();
+        tree.assert_empty();
     }
 
     /// Jobs under one invalidate: as deep as the deepest, and acknowledged where one of them has to be.
@@ -503,7 +354,7 @@ mod cases {
                     assert_eq!(tree.end(at, page), [2 * (at / M2) + small, entry as u64]);
                 }
                 tree.put(va..va + count as u64 * page.bytes());
-                tree.is_empty();
+                tree.assert_empty();
             }
         }
     }
@@ -526,7 +377,7 @@ mod cases {
                         let mut tree = Tree::<F>::new(chip);
                         let base = if page == Size2M { M512 } else { M2 };
                         let at = |n: u64| base + (first + n) * page.bytes();
-                        tree.get(at(0), count as usize, page);
+                        tree.get(at(0), usize::try_from(count).unwrap(), page);
                         let before = tree.tables();
                         let (stays, goes) = choose(at(0)..at(count), at(left));
                         if goes.start < goes.end {
@@ -539,7 +390,7 @@ mod cases {
                         if stays.start < stays.end {
                             tree.put(stays);
                         }
-                        tree.is_empty();
+                        tree.assert_empty();
                     }
                 }
             }
@@ -553,7 +404,7 @@ fn alloc_64k_memory_57b_va() {
     assert_eq!(tree.get(va, 1, Size64K), [(UpToPde4, Accepted)]);
     assert_eq!(tree.slots(va, Size64K), [1, 0, 0, 0, 0, 0]);
     tree.put(va..va + K64);
-    tree.is_empty();
+    tree.assert_empty();
 }
 
 #[test]
@@ -578,7 +429,7 @@ fn get_entire_table_256g() {
     assert_eq!((tree.slots(va, Size256G), tree.tables()), (vec![0, 2, 0], 3));
     assert_eq!(tree.end(va + 511 * G256, Size256G), [2, 511]);
     tree.put(va..va + 512 * G256);
-    tree.is_empty();
+    tree.assert_empty();
 }
 
 #[test]
@@ -589,7 +440,7 @@ fn split_512m_from_256g() {
     assert_eq!(tree.get(0, 512, Size512M), [(UpToPde2, Accepted)]);
     assert_eq!((tree.end(0, Size512M), tree.end(G256 - M512, Size512M)), ([0, 0], [0, 511]));
     tree.put(0..G256);
-    tree.is_empty();
+    tree.assert_empty();
 }
 
 #[test]
@@ -598,7 +449,7 @@ fn get_1tb_range() {
     tree.get(4 * G256, 4, Size256G);
     assert_eq!((tree.end(4 * G256, Size256G), tree.end(7 * G256, Size256G)), ([0, 4], [0, 7]));
     tree.put(0..8 * G256);
-    tree.is_empty();
+    tree.assert_empty();
 }
 
 /// The invalidate of each get is as deep as the topmost entry that it fills, and that of each put as the topmost one that
@@ -622,7 +473,7 @@ fn tlb_invalidates<F: Format>(chip: &str, extents: &[(u64, Depth)]) {
     assert_eq!(tree.reclaim(), []);
     assert_eq!(tree.unmap(0..4096), [(PteOnly, Globally)]);
     assert_eq!(tree.reclaim(), [(root::<F>(), Globally)]);
-    tree.is_empty();
+    tree.assert_empty();
 }
 
 #[test]

@@ -164,7 +164,7 @@ pub const KINDS: &[Kind] = &[
     kind("defragment to 64K", &[Map(VA + K64, 5 * K64, Some(Size4K))], Defragment(VA..VA + M2)),
     kind("defragment to 2M", &[Map(VA, M2, Some(Size4K))], Defragment(VA..VA + M2)),
     kind("reclaim a table", &[Map(VA, K4, Some(Size4K)), Map(VA + M2, K64, None), Unmap(VA..VA + K4)], Reclaim(VA..VA + M2)),
-    kind("reclaim with directories", &[Map(VA, K64, Some(Size64K)), Map(VA + M512, K4, None), Unmap(VA..VA + M512 + K4)], Reclaim(VA..VA + 2 * M512)),
+    kind("reclaim with directories", &[Map(VA, K64, Some(Size64K)), Map(VA + M512, K4, None), Map(VA + 64 * M512, K4, None), Unmap(VA..VA + M512 + K4)], Reclaim(VA..VA + 2 * M512)),
     kind("unsparse around pages", &[Sparse(VA..VA + 4 * M2), Map(VA + K64, K4, None)], Unsparse(VA..VA + 4 * M2)),
 ];
 
