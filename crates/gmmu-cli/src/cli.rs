@@ -53,6 +53,16 @@ pub enum Command {
     Dump(cmd::dump::Args),
     /// Show all tables
     Tree(cmd::tree::Args),
+    /// Find likely top tables in an image
+    Roots(cmd::roots::Args),
+    /// Check page tables for what is wrong with them
+    Check(cmd::check::Args),
+    /// Draw an address space and its tables: a page to zoom into, or a graph
+    Render(cmd::render::Args),
+    /// Compare two sources: which mappings changed
+    Diff(cmd::diff::Args),
+    /// Count tables and pages, and say what could be cheaper
+    Stats(cmd::stats::Args),
     /// Write the page tables of a source, and nothing else of it, to a file
     Capture(cmd::capture::Args),
     /// Take one page-table entry apart, field by field
@@ -86,6 +96,11 @@ impl Command {
             Self::Walk(args) => cmd::walk::run(args, console),
             Self::Dump(args) => cmd::dump::run(args, console),
             Self::Tree(args) => cmd::tree::run(args, console),
+            Self::Roots(args) => cmd::roots::run(args, console),
+            Self::Check(args) => cmd::check::run(args, console),
+            Self::Render(args) => cmd::render::run(args, console),
+            Self::Diff(args) => cmd::diff::run(args, console),
+            Self::Stats(args) => cmd::stats::run(args, console),
             Self::Capture(args) => cmd::capture::run(args, console),
             Self::Decode(args) => cmd::decode::run(args, console),
             Self::Encode(args) => cmd::encode::run(args, console),

@@ -7,6 +7,7 @@
 
 pub mod bad;
 pub mod cards;
+pub mod check;
 pub mod cli;
 pub mod cmd;
 pub mod console;
@@ -21,10 +22,13 @@ pub mod notation;
 pub mod num;
 pub mod progress;
 pub mod ranges;
+pub mod roots;
 pub mod scan;
 pub mod script;
 pub mod snapshot;
 pub mod source;
+pub mod stream;
+pub mod survey;
 
 use std::ffi::OsString;
 

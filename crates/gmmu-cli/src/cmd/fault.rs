@@ -9,6 +9,7 @@ use crate::console::Console;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::fault::advice::other_xid;
 use crate::fault::lines::for_each_line;
+use crate::fault::packet;
 use crate::fault::parse::{FAULTS_MAX, Log, Parser};
 use crate::fault::report::Report;
 use crate::files::unreadable;
@@ -19,6 +20,7 @@ Examples:
   gmmu fault 'NVRM: Xid (PCI:0000:2b:00): 31, pid=1234, name=python, Ch 00000023, ...'
   sudo dmesg | gmmu fault -
   gmmu fault /var/log/kern.log.2.gz --json
+  gmmu fault --packet 00908bff000000000070563412... --chip gh100
   gmmu fault 'NVRM: Xid ...' --file vram.img --chip gh100 --root 0x10000
 
 With a source, the walk of the address through its page tables is shown too.
@@ -32,6 +34,10 @@ pub struct Args {
     #[arg(value_name = "LINE|FILE|-")]
     input: Vec<String>,
 
+    /// Explain a raw entry of a fault buffer: 32 bytes in hex, or eight 32-bit words; --chip names its units
+    #[arg(long, value_name = "HEX", value_parser = packet::words, conflicts_with = "input")]
+    packet: Option<[u32; 8]>,
+
     #[command(flatten)]
     source: SourceArgs,
 }
@@ -41,7 +47,10 @@ pub struct Args {
 /// # Errors
 /// Input that cannot be read, or without a fault in it.
 pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
-    let log = read(args, console)?;
+    let log = match args.packet {
+        Some(words) => read_packet(words, args)?,
+        None => read(args, console)?,
+    };
     let missing = nothing(&log);
     let mut report = Report::new(log);
     if report.faults().is_empty() {
@@ -60,6 +69,14 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
         return Ok(Exit::Negative);
     }
     Ok(Exit::Done)
+}
+
+/// The fault of a packet, as a log of one.
+fn read_packet(words: [u32; 8], args: &Args) -> Result<Log, Failure> {
+    let fault = packet::parse(words, args.source.chip).map_err(|why| {
+        Failure::new(Exit::Negative, why).hint("an entry is valid once bit 31 of its last word is set; read that first")
+    })?;
+    Ok(Log { faults: vec![fault], lines: 1, ..Log::default() })
 }
 
 /// The walk of a fault's address; none where the source has no such address.

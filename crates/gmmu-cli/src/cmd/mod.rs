@@ -2,8 +2,10 @@
 
 pub mod bench;
 pub mod capture;
+pub mod check;
 pub mod completions;
 pub mod decode;
+pub mod diff;
 pub mod doctor;
 pub mod dump;
 pub mod encode;
@@ -11,8 +13,11 @@ pub mod fault;
 pub mod list;
 pub mod man;
 pub mod map;
+pub mod render;
 pub mod replay;
+pub mod roots;
 pub mod run;
 pub mod selftest;
+pub mod stats;
 pub mod tree;
 pub mod walk;

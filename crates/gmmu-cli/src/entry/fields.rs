@@ -51,6 +51,14 @@ impl Fields {
         self.0.sort_by_key(|value| (value.word, value.field.range().1));
     }
 
+    /// The bits of word `word`, whose value is `raw`, that belong to none of these fields: the hardware's own, 0 in a
+    /// sound entry.
+    #[must_use]
+    pub fn undefined(&self, word: usize, raw: u64) -> u64 {
+        let fields = self.0.iter().filter(|value| value.word == word);
+        raw & !fields.fold(0, |bits, value| bits | value.field.max() << value.field.range().1)
+    }
+
     /// All fields in one line: `VALID=1 APERTURE=0 …`. Values from 10 on are hex.
     #[must_use]
     pub fn line(&self) -> String {

@@ -234,7 +234,9 @@ fn graphics(steps: &mut Vec<String>) {
 
 fn report_to(source: Source) -> String {
     match source {
-        Source::Nvrm => "If the program is clean, report it with the output of nvidia-bug-report.sh.".to_owned(),
+        Source::Nvrm | Source::Packet => {
+            "If the program is clean, report it with the output of nvidia-bug-report.sh.".to_owned()
+        }
         Source::Nouveau => {
             "If it can be repeated, report it at gitlab.freedesktop.org/drm/nouveau with the whole kernel log."
                 .to_owned()

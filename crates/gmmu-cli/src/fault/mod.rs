@@ -1,7 +1,7 @@
 //! MMU faults as drivers print them: read from log text, explained in plain words.
 //!
 //! [`lines`] gets text out of whatever it is packed in, [`parse`] finds the faults in it ([`nvrm`] and [`nouveau`] know
-//! the dialects), [`knowledge`] says what a fault type means and whose fault it usually is, [`units`] who the hardware
+//! the dialects), [`packet`] reads what the hardware writes, [`knowledge`] says what a fault type means and whose fault it usually is, [`units`] who the hardware
 //! units are, [`address`] what an address looks like, and [`report`] puts it together.
 
 pub mod address;
@@ -10,13 +10,14 @@ pub mod knowledge;
 pub mod lines;
 pub mod nouveau;
 pub mod nvrm;
+pub mod packet;
 pub mod parse;
 pub mod report;
 pub mod units;
 
 use serde::{Serialize, Serializer};
 
-/// Who printed the line.
+/// Where a fault is from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
@@ -24,6 +25,8 @@ pub enum Source {
     Nvrm,
     /// The driver nouveau.
     Nouveau,
+    /// The hardware itself: a raw packet of its fault buffer.
+    Packet,
 }
 
 /// The fault types of the hardware, `NV_PFAULT_FAULT_TYPE_*`.

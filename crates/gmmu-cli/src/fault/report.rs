@@ -265,13 +265,14 @@ fn full(group: &[&Explained], console: &mut Console<'_>) -> Result<(), Failure> 
 /// What the line says, part by part.
 fn facts(fault: &Explained) -> Vec<(&'static str, String)> {
     let mut facts = Vec::new();
-    let driver = match fault.source {
-        Source::Nvrm => "Xid 31 of NVIDIA's driver",
-        Source::Nouveau => "a fault line of nouveau",
+    let from = match fault.source {
+        Source::Nvrm => format!("Xid 31 of NVIDIA's driver, line {}", fault.line),
+        Source::Nouveau => format!("a fault line of nouveau, line {}", fault.line),
+        Source::Packet => "a raw packet".to_owned(),
     };
     let kind = fault.kind.map_or("no fault type", Kind::name);
     let access = fault.access.map(|access| format!(", {}", access.name())).unwrap_or_default();
-    facts.push(("fault", format!("{kind}{access} ({driver}, line {})", fault.line)));
+    facts.push(("fault", format!("{kind}{access} ({from})")));
     if let Some(gpu) = &fault.gpu {
         let mig = fault.mig.as_ref().map(|mig| format!(", MIG instance {mig}")).unwrap_or_default();
         facts.push(("gpu", format!("{gpu}{mig}")));
@@ -300,6 +301,8 @@ fn facts(fault: &Explained) -> Vec<(&'static str, String)> {
     if let Some(channel) = fault.channel {
         let instance = fault.instance.map(|at| format!(", instance block {at}")).unwrap_or_default();
         facts.push(("channel", format!("{channel:#x}{instance}")));
+    } else if let Some(instance) = &fault.instance {
+        facts.push(("instance", format!("block {instance}, which names the top table (`gmmu roots --inst`)")));
     }
     facts
 }
@@ -362,7 +365,7 @@ fn block(console: &mut Console<'_>, key: &str, value: &str) -> Result<(), Failur
 }
 
 /// `text` in lines of at most `width` characters, broken between words; a longer word stands alone.
-fn wrapped(text: &str, width: usize) -> Vec<String> {
+pub(crate) fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
         match lines.last_mut() {

@@ -20,9 +20,9 @@ const PAGES: usize = 256;
 #[derive(Debug)]
 pub struct Image {
     path: PathBuf,
-    file: File,
-    base: u64,
-    bytes: u64,
+    pub(super) file: File,
+    pub(super) base: u64,
+    pub(super) bytes: u64,
     pages: Vec<Option<Page>>,
     error: Option<io::Error>,
 }
@@ -65,6 +65,12 @@ impl Image {
     #[must_use]
     pub fn covers(&self) -> String {
         format!("vram {} to {} ({})", Address(self.base), Address(self.end()), Size(self.bytes))
+    }
+
+    /// The VRAM addresses that the image covers.
+    #[must_use]
+    pub const fn covered(&self) -> std::ops::Range<u64> {
+        self.base..self.end()
     }
 
     /// First VRAM address behind the image.

@@ -1,5 +1,6 @@
 //! Sources: where the page tables come from that a command reads.
 
+mod extents;
 pub mod image;
 mod memory;
 mod model;
@@ -149,6 +150,28 @@ impl SourceArgs {
         Ok(Source { memory, mmu, sizes, root, info })
     }
 
+    /// Opens the memory of a source whose top tables are to be looked for. A raw image says nothing of itself; what else
+    /// there is knows what it is of.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open), but for a top table that is not named.
+    pub fn open_to_search(&self) -> Result<(Memory, Option<SnapshotInfo>), Failure> {
+        let (path, is_script) = self.only_path()?;
+        if is_script {
+            return self.open_script(path).map(|(memory, info)| (memory, Some(info)));
+        }
+        if is_snapshot(path) {
+            return self.open_snapshot(path).map(|(memory, info)| (memory, Some(info)));
+        }
+        if let Some(RootChoice::Name { why, .. }) = &self.root {
+            return Err(Failure::usage(format_args!("--root: {why}")));
+        }
+        if self.chip.is_some() {
+            self.format()?;
+        }
+        Image::open(path, self.base).map(|image| (Memory::Image(image), None))
+    }
+
     fn open_image(&self, path: &Path) -> Result<(Memory, SnapshotInfo), Failure> {
         let (chip, mmu) = self.format()?;
         let roots = match (&self.root, self.inst) {
@@ -257,7 +280,7 @@ impl SourceArgs {
 }
 
 /// The top table that an instance block names (`NV_RAMIN_PAGE_DIR_BASE_*`).
-fn root_of_instance(memory: &mut Memory, inst: TableAddr) -> Result<TableAddr, Failure> {
+pub(crate) fn root_of_instance(memory: &mut Memory, inst: TableAddr) -> Result<TableAddr, Failure> {
     const PAGE_DIR_BASE: u64 = 0x200;
     let place = inst.checked_add(PAGE_DIR_BASE).unwrap_or(inst);
     let word = memory.read_word(place).map_err(|error| memory.outside("the instance block", inst, error))?;
@@ -314,6 +337,16 @@ impl Source {
             MmuVersion::V3 if va >> 56 == 0xff => va & (self.va_end() - 1),
             _ => va,
         }
+    }
+
+    /// How much video memory there is, where that is known: a model knows, and an image or snapshot from address 0 on is
+    /// taken to be of a whole card if it is large enough for one.
+    #[must_use]
+    pub fn vram_bytes(&self) -> Option<u64> {
+        const SMALLEST_CARD: u64 = 64 << 20;
+        let SnapshotInfo { base, fb_bytes, .. } = self.info;
+        let whole = matches!(self.memory, Memory::Model(_)) || base == 0 && fb_bytes >= SMALLEST_CARD;
+        whole.then_some(fb_bytes)
     }
 
     /// How many tables a search may read: far more than an image of this size can hold, unless tables form a loop.

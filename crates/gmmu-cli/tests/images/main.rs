@@ -2,9 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod checks;
 #[path = "../common/mod.rs"]
 mod common;
+mod diffs;
 mod image;
+mod made;
+mod pictures;
+mod roots;
 
 use std::time::{Duration, Instant};
 
