@@ -38,6 +38,7 @@ mod rng;
 // What the bus reaches: BAR0 and what lies behind it.
 mod bus;
 mod carveouts;
+mod loss;
 mod mishap;
 mod pramin;
 mod regs;
@@ -77,6 +78,8 @@ mod sizes;
 mod syspool;
 mod system;
 mod watch;
+
+pub mod trace;
 
 pub use chip::{ChipModel, MmuVersion};
 pub use config::{Bus, Carveouts, Config, ConfigError, Speculation};

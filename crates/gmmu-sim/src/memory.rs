@@ -89,7 +89,7 @@ pub(crate) struct Cell {
     /// Of these, the ones that the CPU wrote since its latest ordering point, and the number of that point.
     unordered: Option<Box<(u64, Unwritten)>>,
     /// 4K entries that a 64K entry hid, and that were not written since.
-    hidden: Option<Box<Unwritten>>,
+    pub(crate) hidden: Option<Box<Unwritten>>,
     /// Given back in that operation, and not taken again.
     pub(crate) freed: Option<u64>,
     /// A page of system memory that was last named as not coherent.
@@ -110,20 +110,6 @@ impl Cell {
         match Space::unflat((self.frame << 12) + 8 * slot as u64) {
             TableAddr::SysCoherent(at) if self.non_coherent => TableAddr::SysNonCoherent(at),
             at => at,
-        }
-    }
-
-    /// Forgets everything, and where this is video memory the contents too; `garbage` says what an address holds then.
-    pub(crate) fn lose(&mut self, garbage: impl Fn(u64) -> u64) {
-        let frame = self.frame;
-        let words = std::mem::take(self).words;
-        (self.frame, self.words) = (frame, words);
-        if Space::unflat(frame << 12).is_vram() {
-            if let Some(words) = &mut self.words {
-                for (word, at) in words.iter_mut().zip((frame << 12..).step_by(8)) {
-                    *word = garbage(at);
-                }
-            }
         }
     }
 

@@ -9,7 +9,6 @@ use crate::regs;
 use crate::rng::mix;
 use crate::sanitizer::Rule;
 use crate::store::{Origin, Source};
-use crate::tlb::Tlb;
 
 /// TRIGGER of `NV_VIRTUAL_FUNCTION_PRIV_MMU_INVALIDATE`.
 const TRIGGER: u32 = 1 << 31;
@@ -33,8 +32,7 @@ pub enum Mishap {
     /// A bit of an entry flips, in a table that can be reached; the seed of the card picks it. Accesses of BAR0 are
     /// counted.
     BitFlip,
-    /// Video memory loses its contents, as by a reset: it holds garbage, the caches hold nothing, and no root is known
-    /// until it is named again. Accesses of BAR0 are counted.
+    /// Video memory loses its contents ([`Gpu::lose_vram`]). Accesses of BAR0 are counted.
     VramLost,
 }
 
@@ -135,21 +133,6 @@ impl Model {
         let at = cell.at(slot);
         self.store_words(Origin::Tables(Path::Settled), Space::of(at), at.raw(), Source::Words(&[word]));
     }
-
-    /// Video memory holds garbage, and nobody remembers what it held.
-    fn lose_vram(&mut self, seed: u64) {
-        let roots: Vec<u64> = self.roots.keys().copied().collect();
-        for root in roots {
-            self.drop_root(root);
-        }
-        self.tlb = Tlb::default();
-        self.shortcut = None;
-        self.recent.clear();
-        self.torn.clear();
-        for cell in &mut self.memory.cells {
-            cell.lose(|at| mix(seed, at));
-        }
-    }
 }
 
 impl Gpu {
@@ -204,7 +187,7 @@ impl Gpu {
             self.model.flip(mix(self.seed, self.mishaps.flips));
         }
         if self.mishaps.vram_lost.strikes() {
-            self.model.lose_vram(self.seed);
+            self.model.lose_vram();
         }
         match self.mishaps.dead.strikes() {
             true => Meets::DeadBus,

@@ -218,6 +218,30 @@ fn operations_go_in_order_under_one_invalidate() {
     world.assert_no_leak();
 }
 
+/// Pages that stay as they are become a piece of their own and one with their neighbours again, and once more where the
+/// plan is taken back.
+#[test]
+fn a_job_of_many_parts_that_finds_no_table_leaves_the_records_as_they_were() {
+    for parts in 1..40 {
+        let mut world = World::<V3>::new("gh100");
+        bind(&mut world, map(0, 512, 1, 0));
+        let before = books(&world);
+        let kept: Vec<Map> = (0..parts).map(|n| map(4 * n + 1, 4 * n + 3, 1, 4 * n + 1)).collect();
+        let extents: Vec<_> = kept.iter().map(|kept| kept.extent()).collect();
+        let far = MapRequest::extents(&extents[0]).at(VA + 8 * GIB);
+        let ops = kept.iter().zip(&extents).map(|(kept, extents)| kept.request(extents));
+        let ops: Vec<Bind<'_>> = ops.chain([far]).map(Bind::Map).collect();
+        world.pool.inner().allowed = 0;
+        let refused = prepare(&mut world, &ops, Live::MustNotFault).unwrap_err();
+        assert!(matches!(refused, PrepareError::NoSpace(_)), "{refused}");
+        assert_eq!(books(&world), before, "{parts} parts");
+        world.pool.inner().allowed = u64::MAX;
+        let job = prepare(&mut world, &ops, Live::MustNotFault).unwrap();
+        world.cancel(job);
+        assert_eq!(books(&world), before, "{parts} parts, cancelled");
+    }
+}
+
 /// What a page leads to: memory, or nothing; and whether nothing reads as 0.
 #[derive(Clone, Default)]
 struct Pages {

@@ -11,6 +11,7 @@ pub mod fault;
 pub mod list;
 pub mod man;
 pub mod map;
+pub mod replay;
 pub mod run;
 pub mod selftest;
 pub mod tree;
