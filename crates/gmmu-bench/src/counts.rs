@@ -5,7 +5,7 @@ use gmmu::addr::{PageSize, PhysAddr, VramAddr, PAGE_BYTES};
 use gmmu::chip::Chip;
 use gmmu::format::V3;
 use gmmu::mmio::Mmio;
-use gmmu::vmm::{Extent, MapRequest, SpaceConfig, Use, Vmm};
+use gmmu::vmm::{Bind, Extent, Job, Live, MapRequest, SpaceConfig, Use, Vmm};
 use gmmu::vram::{TablePages, Vram};
 use gmmu_sim::{Bus, Config, Counts, Gpu};
 
@@ -16,6 +16,9 @@ const GIB: u64 = 1 << 30;
 const DATA: u64 = 8 * GIB;
 /// Aligned to its length and to every table's, so that no table is shared.
 const VA: u64 = 64 * GIB;
+/// Maps of one bind job, and their size.
+const BINDS: u64 = 1000;
+const BIG: u64 = 64 << 10;
 /// Pages of 4K in a gibibyte, and the leaf tables that hold their entries.
 const PAGES: u64 = GIB / PAGE_BYTES;
 const TABLES: u64 = PAGES / 512;
@@ -64,6 +67,47 @@ impl World {
         let mut pool = self.pages.pool(&mut self.vram);
         self.vmm.unmap_pages(&mut self.mmio, &mut pool, va..va + bytes).expect("it is mapped");
         Cost::of(self.mmio.bar0().counts())
+    }
+
+    /// Maps a gibibyte of 4K pages, takes it away by a zap, writes all tables again, and says what the last two cost.
+    fn zap_and_restore(&mut self) -> [Cost; 2] {
+        let extents = [Extent { to: PhysAddr::vram(DATA), bytes: GIB }];
+        let request = MapRequest::extents(&extents).page(PageSize::Size4K).at(VA);
+        let mut pool = self.pages.pool(&mut self.vram);
+        self.vmm.map_pages(&mut self.mmio, &mut pool, &request.clone().evictable(), &[]).expect("it is free");
+        let zap = self.vmm.zap(VA).expect("it is evictable");
+        self.mmio.bar0().reset_counts();
+        zap.zap(&mut self.mmio).expect("the model answers");
+        let zapped = Cost::of(self.mmio.bar0().counts());
+        let again = [request];
+        let bound = self.vmm.prepare_rebind(&mut self.mmio, &mut pool, &zap, &again, Live::MustNotFault);
+        self.finish(bound.expect("it was zapped"));
+        self.mmio.bar0().reset_counts();
+        let mut pool = self.pages.pool(&mut self.vram);
+        let restored = self.vmm.prepare_restore(&mut self.mmio, &mut pool).expect("there is memory");
+        self.finish(restored);
+        [zapped, Cost::of(self.mmio.bar0().counts())]
+    }
+
+    /// A thousand maps of 64K scattered within a gibibyte, as one bind job: what it cost, and in how many tables they lie.
+    fn bind(&mut self) -> (Cost, u64) {
+        let extents: Vec<[Extent; 1]> =
+            (0..BINDS).map(|n| [Extent { to: PhysAddr::vram(DATA + n * BIG), bytes: BIG }]).collect();
+        let place = |n: u64| VA + n * 7919 % (GIB / BIG) * BIG;
+        let operations: Vec<Bind<'_>> = (0..)
+            .zip(&extents)
+            .map(|(n, extents)| Bind::Map(MapRequest::extents(extents.as_slice()).at(place(n))))
+            .collect();
+        self.mmio.bar0().reset_counts();
+        let mut pool = self.pages.pool(&mut self.vram);
+        let job = self.vmm.prepare_bind(&mut self.mmio, &mut pool, &operations, Live::MustNotFault);
+        self.finish(job.expect("it is free"));
+        (Cost::of(self.mmio.bar0().counts()), self.vmm.census().leaf_tables as u64)
+    }
+
+    fn finish(&mut self, job: Job) {
+        let receipt = job.execute(&mut self.mmio).expect("the model answers");
+        self.vmm.commit(&mut self.pages.pool(&mut self.vram), receipt).expect("its receipt");
     }
 
     /// Bytes of video memory that are taken for tables.
@@ -116,6 +160,9 @@ pub fn rows() -> Vec<Row> {
     let single = third.map(VA + 7 * PAGE_BYTES, PAGE_BYTES, PageSize::Size4K);
     let removed = third.unmap(VA + 7 * PAGE_BYTES, PAGE_BYTES);
 
+    let [zap, restore] = World::new().zap_and_restore();
+    let (bind, bind_tables) = World::new().bind();
+
     let directory_bytes = (1 + DIRECTORIES) * PAGE_BYTES;
     vec![
         row("PRAMIN, map 1G of 4K: entries written", "writes", map.entries, least, 1),
@@ -125,6 +172,18 @@ pub fn rows() -> Vec<Row> {
         row("PRAMIN, map one page, tables there: reads", "reads", single.reads, 1, 0),
         row("PRAMIN, unmap one page, table in use: entries written", "writes", removed.entries, 1, 0),
         row("PRAMIN, unmap 1G of 4K alone in its tables: entries written", "writes", unmap.entries, TABLES, 0),
+        row("PRAMIN, zap 1G of 4K: entries written", "writes", zap.entries, PAGES, 0),
+        row("PRAMIN, zap 1G of 4K: window moves", "moves", zap.window_moves, 3, 0),
+        // The root is written anew too.
+        row("PRAMIN, restore 1G of 4K: entries written", "writes", restore.entries, least + DIRECTORY_WORDS, 1),
+        // New tables of 32 entries are written whole, most of them before they are linked.
+        row(
+            "PRAMIN, bind 1000 scattered 64K: entries written",
+            "writes",
+            bind.entries,
+            bind_tables * (32 + 1) + DIRECTORIES * (DIRECTORY_WORDS + 1),
+            0,
+        ),
         row("memory for the tables of 1G of 4K", "bytes", small_bytes, PAGES * 8 + directory_bytes, 2),
         row("memory for the tables of 1G of 64K", "bytes", big_bytes, PAGES / 16 * 8 + directory_bytes, 2),
     ]

@@ -14,6 +14,8 @@ use gmmu::format::{Format, Leaf, Pte, V3};
 use gmmu::vmm::{Bind, Extent, Job, Live, MapRequest, SpaceConfig, Use, Vmm};
 use gmmu::vram::{TablePages, Vram};
 
+mod live;
+
 use crate::memory::Memory;
 use crate::rows::{Limit, Row, Times};
 
@@ -76,10 +78,11 @@ struct Bench {
 }
 
 impl Bench {
-    fn new() -> Self {
-        let vram = Vram::new(&[VramAddr::new(0)..VramAddr::new(MEMORY)]).expect("memory");
+    /// With so many bytes for tables.
+    fn new(bytes: u64) -> Self {
+        let vram = Vram::new(&[VramAddr::new(0)..VramAddr::new(bytes)]).expect("memory");
         let pages = TablePages::for_vram(&vram).expect("memory");
-        let memory = Memory::new(usize::try_from(MEMORY).expect("a few megabytes"));
+        let memory = Memory::new(usize::try_from(bytes).expect("a few megabytes"));
         // An odd factor reaches every frame once.
         let frames = (0..PAGES).map(|n| Pfn::new(DATA / PAGE_BYTES + n * 7919 % PAGES)).collect();
         Self { memory, vram, pages, frames, swept: vec![1; SWEPT_WORDS] }
@@ -174,6 +177,19 @@ impl Bench {
         map
     }
 
+    /// A gibibyte of 4K pages taken away by a zap: nanoseconds of all of it.
+    fn zap(&mut self) -> f64 {
+        let mut vmm = self.space();
+        let extents = [Extent { to: PhysAddr::vram(DATA), bytes: GIB }];
+        let request = MapRequest::extents(&extents).page(PageSize::Size4K).at(VA).evictable();
+        self.map(&mut vmm, &request, None);
+        let zap = vmm.zap(VA).expect("it is evictable");
+        self.cool();
+        let ((), all) = timed(|| zap.zap(&mut self.memory).expect("plain memory"));
+        self.close(vmm);
+        all
+    }
+
     /// A gibibyte of late frames into new tables.
     fn scattered(&mut self) -> Stages {
         let mut vmm = self.space();
@@ -246,6 +262,18 @@ impl Bench {
         self.unmap(&mut vmm, VA..VA + GIB);
         self.close(vmm);
         stages.whole()
+    }
+
+    /// All tables of a gibibyte of pages written anew from the records.
+    fn restored(&mut self) -> Stages {
+        let mut vmm = self.space();
+        self.map_at(&mut vmm, VA..VA + GIB, PageSize::Size4K);
+        self.cool();
+        let mut pool = self.pages.pool(&mut self.vram);
+        let (job, prepare) = timed(|| vmm.prepare_restore(&mut self.memory, &mut pool).expect("its tables fit"));
+        let restored = self.finish(&mut vmm, (job, prepare), None);
+        self.close(vmm);
+        restored
     }
 
     /// One page mapped and unmapped beside each of [`LIVE`] mappings of one page: nanoseconds a pair.
@@ -344,9 +372,11 @@ fn plain(name: &str, times: &Times, target: Option<f64>) -> Option<Row> {
 /// the limit.
 #[must_use]
 pub fn rows(rounds: usize) -> Vec<Row> {
-    let mut bench = Bench::new();
+    let mut bench = Bench::new(MEMORY);
     let [mut fill, mut encode, mut memset, mut partly, mut at_once, mut pair, mut binds] = <[Times; 7]>::default();
-    let [mut fresh, mut dropped, mut there, mut scattered, mut big, mut huge] = <[Jobs; 6]>::default();
+    let [mut fresh, mut dropped, mut there, mut scattered, mut big, mut huge, mut restored] = <[Jobs; 7]>::default();
+    let mut crowd = live::Crowd::new();
+    let mut zapped = Times::default();
     let a_page = |ns: f64| Some(ns / PAGES as f64);
     for _ in 0..rounds {
         for (times, ns) in [&mut fill, &mut encode, &mut memset].into_iter().zip(bench.limits()) {
@@ -357,6 +387,9 @@ pub fn rows(rounds: usize) -> Vec<Row> {
         dropped.push(unmap, PAGES);
         there.push(bench.there(), PAGES);
         scattered.push(bench.scattered(), PAGES);
+        restored.push(bench.restored(), PAGES);
+        crowd.measure();
+        zapped.push(a_page(bench.zap()));
         partly.push(Some(bench.partly() / (PAGES - GIB / TABLE) as f64));
         // Few words a page: what is told here is the planner's own time.
         big.push(bench.fresh(PageSize::Size64K, false).0, GIB >> 16);
@@ -373,11 +406,14 @@ pub fn rows(rounds: usize) -> Vec<Row> {
     rows.extend(scattered.rows("map 1G of late 4K, fresh tables", encode, [Some(1.8), Some(1.3)]));
     rows.extend(against("map 1G of late 4K: frames checked", &scattered.frames, encode, None));
     rows.extend(dropped.rows("unmap 1G of 4K, tables dropped", memset, [Some(0.4), Some(0.05)]));
+    rows.extend(restored.rows("restore 1G of 4K", fill, [Some(2.0), None]));
     rows.extend(against("unmap 512 times 511 of 4K, tables in use", &partly, memset, Some(1.5)));
     rows.extend(against("unmap 512 times 511 of 4K, in one bind job", &at_once, memset, None));
+    rows.extend(against("zap 1G of 4K", &zapped, memset, Some(1.3)));
     rows.extend(plain("map 1G of 64K, fresh tables, a page", &big.whole, Some(5.0)));
     rows.extend(plain("map 1G of 2M, a page", &huge.whole, Some(8.0)));
     rows.extend(plain("map and unmap one 4K page, 1000 live, pair", &pair, Some(300.0)));
     rows.extend(plain("bind 1000 64K maps in disorder, a map", &binds, Some(100.0)));
+    rows.extend(crowd.rows());
     rows
 }

@@ -98,6 +98,11 @@ fn jobs_write_what_they_must_and_no_more() {
             ("PRAMIN, map one page, tables there: reads", 1.0),
             ("PRAMIN, unmap one page, table in use: entries written", 1.0),
             ("PRAMIN, unmap 1G of 4K alone in its tables: entries written", 512.0),
+            ("PRAMIN, zap 1G of 4K: entries written", 262_144.0),
+            ("PRAMIN, zap 1G of 4K: window moves", 2.0),
+            ("PRAMIN, restore 1G of 4K: entries written", f64::from(mapped + 512)),
+            // 178 tables lie under them.
+            ("PRAMIN, bind 1000 scattered 64K: entries written", f64::from(178 * 33 + 5 + 5 * 512)),
             // The root and the directories take 4 KiB each, and the tables as much as their entries.
             ("memory for the tables of 1G of 4K", f64::from(6 * 4096 + 262_144 * 8)),
             ("memory for the tables of 1G of 64K", f64::from(6 * 4096 + 16_384 * 8)),

@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
+
+use flate2::bufread::MultiGzDecoder;
 
 use crate::console::Console;
 use crate::exit::{Exit, Failure};
@@ -41,7 +43,7 @@ fn fill_and_sync(
 /// The most that a text file may hold.
 const TEXT_MAX: u64 = 64 << 20;
 
-/// Reads a text file, or standard input for `-`.
+/// Reads a text file, packed by gzip or not, or standard input for `-`.
 ///
 /// # Errors
 /// A failure that names the file: missing, unreadable, too large, not text.
@@ -59,7 +61,7 @@ pub fn read_text_file(path: &Path) -> Result<String, Failure> {
 
 fn text_of(path: &Path, source: io::Result<impl Read>) -> Result<String, Failure> {
     let mut bytes = Vec::new();
-    let read = source.and_then(|source| source.take(TEXT_MAX + 1).read_to_end(&mut bytes));
+    let read = source.and_then(|source| unpacked(BufReader::new(source))?.take(TEXT_MAX + 1).read_to_end(&mut bytes));
     read.map_err(|error| unreadable(path.display(), &error))?;
     if bytes.len() as u64 > TEXT_MAX {
         return Err(Failure::input(format_args!("{}: larger than {} MiB", path.display(), TEXT_MAX >> 20)));
@@ -68,6 +70,14 @@ fn text_of(path: &Path, source: io::Result<impl Read>) -> Result<String, Failure
         let at = error.utf8_error().valid_up_to();
         Failure::input(format_args!("{}: not text (byte {at})", path.display()))
     })
+}
+
+/// What a file holds, whether it is packed by gzip or not.
+fn unpacked<'r>(mut file: impl BufRead + 'r) -> io::Result<Box<dyn Read + 'r>> {
+    if file.fill_buf()?.starts_with(&[0x1f, 0x8b]) {
+        return Ok(Box::new(MultiGzDecoder::new(file)));
+    }
+    Ok(Box::new(file))
 }
 
 /// Where a file that is written as `path` really lies: the end of its symlinks.

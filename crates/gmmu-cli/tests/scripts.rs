@@ -3,6 +3,7 @@
 mod common;
 
 use common::{fail, gmmu_with};
+use gmmu_cli::script::Script;
 use proptest::prelude::*;
 
 #[test]
@@ -22,7 +23,18 @@ fn every_example_goes_as_it_says_on_every_kind_of_chip() {
             assert_eq!(ran.code, 0, "{} on {chip}: {}{}", path.display(), ran.out, ran.err);
         }
     }
-    assert!(scripts >= 3, "{scripts}");
+    assert!(scripts >= 11, "{scripts}");
+}
+
+#[test]
+fn every_script_of_the_page_goes_as_it_says() {
+    let page = include_str!("../../../docs/scripts.md");
+    let scripts: Vec<&str> = page.split("```gmmu\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(scripts.len() >= 5, "{}", scripts.len());
+    for script in scripts {
+        let ran = gmmu_with(&["run", "-"], script.as_bytes());
+        assert_eq!(ran.code, 0, "{script}\n{}{}", ran.out, ran.err);
+    }
 }
 
 /// Addresses around the borders of tables and pages.
@@ -59,14 +71,112 @@ fn change() -> impl Strategy<Value = String> {
     prop_oneof![2 => map, 1 => list, 4 => range, 1 => Just("unmap a va=m".to_owned())]
 }
 
+/// A step of a bind, without its space.
+fn step() -> impl Strategy<Value = String> {
+    let parts = (word(&["", "pa=vram:0x200000000", "pa=sys-coh:0x40000000"]), word(&["", "page=4K", "largest=64K"]));
+    let map = (address(), length(), parts, 1u64..3, 0u64..20);
+    let map = map.prop_map(|(va, len, (memory, size), object, offset)| {
+        format!("map va={va:#x} len={len:#x} {memory} {size} object={object} offset={:#x}", offset << 16)
+    });
+    let list = (address(), word(&["0x5000,0x9000", "0x10000,0x40000 page=64K"]));
+    let list = list.prop_map(|(va, list)| format!("map va={va:#x} pages={list}"));
+    let range = (word(&["unmap", "unmap", "sparse", "unsparse"]), address(), length());
+    prop_oneof![3 => map, 1 => list, 3 => range.prop_map(|(verb, va, len)| format!("{verb} va={va:#x} len={len:#x}"))]
+}
+
+/// Words that may follow one another by mistake.
+const SOUP: [&str; 30] = [
+    "\n",
+    ";",
+    "{",
+    "}",
+    "#",
+    "a",
+    "Z",
+    "gpu",
+    "gh100",
+    "space",
+    "map",
+    "unmap",
+    "bind",
+    "rebind",
+    "prepare",
+    "refuse",
+    "Busy",
+    "execute",
+    "bar1",
+    "inst",
+    "expect",
+    "piece",
+    "read",
+    "va=0x1000",
+    "len=4K",
+    "pages=1,,2",
+    "object=1",
+    "ro",
+    "w+",
+    "=",
+];
+
+/// Anything that can be prepared, but for `restore`.
+fn preparable() -> impl Strategy<Value = String> {
+    let steps = (word(&["", "live", "replayable"]), prop::collection::vec(step(), 1..6));
+    let bind = steps.prop_map(|(live, steps)| format!("bind a {live} {{ {} }}", steps.join("; ")));
+    let evictable = (address(), length(), word(&["", "page=4K", "largest=64K"]), word(&["Y", "Z"]));
+    let evictable = evictable
+        .prop_map(|(va, len, size, zap)| format!("map a va={va:#x} len={len:#x} {size} evictable={zap} as={zap}"));
+    let parts = (word(&["Y", "Z"]), length(), word(&["", "page=4K"]));
+    let rebind = parts.prop_map(|(zap, len, size)| format!("rebind a {zap} {{ map va={zap} len={len:#x} {size} }}"));
+    let merge = (address(), length(), word(&["64K", "2M"]));
+    let merge = merge.prop_map(|(va, len, size)| format!("defragment a va={va:#x} len={len:#x} largest={size}"));
+    let reclaim = Just("reclaim a".to_owned());
+    prop_oneof![5 => change(), 3 => bind, 2 => evictable, 1 => rebind, 1 => merge, 1 => reclaim]
+}
+
+/// Three jobs, prepared before any is executed, and ended in any order; what cannot be is tried all the same.
+fn queue() -> impl Strategy<Value = String> {
+    const ENDS: [&str; 10] = [
+        "execute J",
+        "execute K",
+        "execute L",
+        "commit J",
+        "commit K",
+        "commit L",
+        "cancel J",
+        "cancel L",
+        "drop K",
+        "zap Z",
+    ];
+    let ends = prop::collection::vec(word(&ENDS), 3..12);
+    let first = (preparable(), preparable(), preparable());
+    (first, ends)
+        .prop_map(|((j, k, l), ends)| format!("prepare J {j}; prepare K {k}; prepare L {l}; {}", ends.join("; ")))
+}
+
+/// What happens to BAR1.
+fn bar1() -> impl Strategy<Value = String> {
+    let name = || word(&["w", "x"]);
+    let map = (name(), 0u64..64, length(), word(&["", "pa=vram:0x200000000", "ro", "page=4K"]));
+    let map =
+        map.prop_map(|(name, at, len, memory)| format!("bar1 map {name} va={:#x} len={len:#x} {memory}", at << 16));
+    let access = (word(&["read", "write"]), name(), 0u64..0x3000, word(&["8", "16", "32", "64"]));
+    let access = access.prop_map(|(verb, name, at, bits)| format!("bar1 {verb} {name}+{at} 7 bits={bits}"));
+    let end = name().prop_map(|name| format!("bar1 unmap {name}"));
+    prop_oneof![2 => map, 2 => access, 2 => end]
+}
+
 /// A line that never lets accesses meet what is half done.
 fn sound() -> impl Strategy<Value = String> {
     let job = || word(&["J", "K", "L"]);
-    let prepare = (job(), change()).prop_map(|(job, change)| format!("prepare {job} {change}"));
-    let end = (word(&["execute", "commit", "cancel"]), job()).prop_map(|(verb, job)| format!("{verb} {job}"));
+    let prepare = (job(), preparable()).prop_map(|(job, change)| format!("prepare {job} {change}"));
+    let end = (word(&["execute", "execute", "commit", "commit", "cancel", "drop"]), job())
+        .prop_map(|(verb, job)| format!("{verb} {job}"));
     let use_ = (word(&["read", "write"]), address()).prop_map(|(verb, va)| format!("{verb} a {va:#x} 7"));
     let oom = (1u64..5, 1u64..3).prop_map(|(at, times)| format!("inject oom at={at} for={times}"));
-    prop_oneof![6 => change(), 2 => prepare, 4 => end, 3 => use_, 1 => oom]
+    let again = word(&["lose vram; restore a", "close a; space a", "unmap a va=m; reclaim a", "adopt a"])
+        .prop_map(str::to_owned);
+    let zap = word(&["zap Y", "zap Z", "skip J", "skip K"]).prop_map(str::to_owned);
+    prop_oneof![4 => preparable(), 1 => zap, 2 => queue(), 1 => prepare, 2 => end, 3 => use_, 2 => bar1(), 1 => oom, 1 => again]
 }
 
 /// Any line.
@@ -79,7 +189,7 @@ fn wild() -> impl Strategy<Value = String> {
 
 /// Runs lines on a chip of either format, to the end. The report.
 fn ran(chip: &str, lines: &[String]) -> serde_json::Value {
-    let text = format!("gpu {chip} vram=16G\nspace a\n{}\n", lines.join("\n"));
+    let text = format!("gpu {chip} vram=16G bar1=4M\nspace a\nspace b use=bar\nbar1 bind b\n{}\n", lines.join("\n"));
     let ran = gmmu_with(&["run", "-", "--keep-going", "--json"], text.as_bytes());
     if ran.code > 1 {
         fail(&format!("{ran:?} of\n{text}"));
@@ -106,10 +216,20 @@ proptest! {
     }
 
     #[test]
+    fn what_is_no_script_is_refused_with_its_line(words in prop::collection::vec(word(&SOUP), 1..24)) {
+        let text = words.join(" ");
+        if let Err(why) = Script::read("s", &text) {
+            let line = why.what().strip_prefix("s:").and_then(|rest| rest.split(':').next()?.parse::<usize>().ok());
+            prop_assert!(line.is_some_and(|line| (1..=text.lines().count()).contains(&line)), "{}\n{text}", why.what());
+        }
+    }
+
+    #[test]
     fn whatever_goes_wrong_scripts_come_to_an_end(
         chip in word(&["tu102", "gh100"]), lines in prop::collection::vec(wild(), 1..40),
     ) {
         let report = ran(chip, &lines);
-        prop_assert_eq!(report["operations"].as_u64(), Some(lines.len() as u64 + 1));
+        let operations = Script::read("s", &lines.join("\n")).expect("reads").lines.len();
+        prop_assert_eq!(report["operations"].as_u64(), Some(operations as u64 + 3));
     }
 }

@@ -1,17 +1,13 @@
 //! Accesses through the MMU: the walk through the caches, permissions, and the data behind it.
 
 use crate::fault::FaultType;
-use crate::format::{Directory, Dual, BIG, PD0};
-use crate::memory::Space;
+use crate::format::PD0;
+use crate::memory::{Space, PAGE};
 use crate::mmu::{directories, leaves, walk, Miss, Reached, Translated};
 use crate::model::Model;
-use crate::sanitizer::{Finding, Rule};
 use crate::store::Origin;
 use crate::tlb::{Class, Stale};
 use gmmu::addr::{PhysAddr, TableAddr};
-
-/// Words that one walk looks at, at most.
-const STEPS: usize = 10;
 
 /// The way through the directories that the latest translation took: another look at the same words, all of them
 /// cached by now, would find the same.
@@ -35,6 +31,7 @@ impl Shortcut {
 impl Model {
     /// Translates as an engine or a BAR does: with what the caches hold, which then hold what was read.
     pub(crate) fn translate(&mut self, class: Class, pdb: TableAddr, va: u64) -> Result<Translated, Miss> {
+        self.judge_alignment(pdb, PAGE);
         let pdb = pdb.with_raw(pdb.raw() & !0xfff);
         let flat = Space::of(pdb).flat(pdb.raw());
         let context = self.tlb.context(class, flat);
@@ -44,24 +41,28 @@ impl Model {
         if let Some(root) = self.roots.get_mut(&flat) {
             root.engine |= class == Class::Gpc;
         }
+        self.use_space(class, pdb, flat);
+        // Chance picks the level whose words the caches have lost.
+        let lost = self.roll().filter(|roll| roll % 4 == 0).map(|roll| (roll >> 8 & 3) as u8);
         let Self { memory, tlb, decoder, op, shortcut, epoch, .. } = self;
-        let mut stale: [Option<Stale>; STEPS] = [None; STEPS];
-        let mut steps = 0;
+        let mut stale: Option<Stale> = None;
         let mut in_sys = None;
         let mut fetch = |level, at: TableAddr| {
             if class == Class::Hub && !at.is_vram() {
                 in_sys = in_sys.or(Some(at));
             }
-            let fetched = tlb.fetch(memory, decoder, context, level, at, *op)?;
-            if fetched.stale.is_some() {
-                stale[steps % STEPS] = fetched.stale;
-                steps += 1;
+            if lost == Some(level) {
+                tlb.evict(memory, decoder, context, level, at);
             }
+            let fetched = tlb.fetch(memory, decoder, context, level, at, *op)?;
+            stale = stale.or(fetched.stale);
             Some(fetched.word)
         };
         let here = Shortcut { context, entry: va >> decoder.level(PD0).lo, epoch: *epoch, big: None, small: None };
         let reached = match shortcut {
-            Some(known) if known.is_for(&here) => Ok(Reached::Tables { big: known.big, small: known.small }),
+            Some(known) if known.is_for(&here) && lost.is_none() => {
+                Ok(Reached::Tables { big: known.big, small: known.small })
+            }
             _ => directories(decoder, pdb, va, &mut fetch),
         };
         let result = match reached {
@@ -75,9 +76,16 @@ impl Model {
         if let Some(at) = in_sys {
             self.judge_bar_table(pdb, Some(va), at);
         }
-        if stale[0].is_some() {
+        if let Some(first) = &stale {
             self.shortcut = None;
-            self.judge_stale(pdb, va, &result, &stale);
+            self.judge_stale(context, (pdb, va), &result, first);
+        }
+        self.fill_by_chance(class, pdb, va);
+        match (reached, &result) {
+            (Ok(Reached::Tables { big: Some(big), small: Some(small) }), Ok(found)) if found.page_bytes == 0x1_0000 => {
+                self.judge_both(va, big, small);
+            }
+            _ => {}
         }
         result
     }
@@ -85,48 +93,6 @@ impl Model {
     /// Translates by what memory holds now; changes nothing.
     pub(crate) fn peek(&self, pdb: TableAddr, va: u64) -> Result<Translated, Miss> {
         walk(&self.decoder, pdb, va, |_, at| self.memory.word(at))
-    }
-
-    fn judge_stale(
-        &mut self,
-        pdb: TableAddr,
-        va: u64,
-        used: &Result<Translated, Miss>,
-        stale: &[Option<Stale>; STEPS],
-    ) {
-        let same = match (used, &self.peek(pdb, va)) {
-            (Ok(used), Ok(now)) => used == now,
-            (Err(_), Err(_)) => true,
-            _ => false,
-        };
-        let Some(Some(first)) = stale.iter().find(|stale| stale.is_some()) else { return };
-        if same {
-            return;
-        }
-        let (rule, what) = if self.was_leaf(first) {
-            (Rule::StaleLeaf, "an access used a cached leaf entry that memory no longer holds")
-        } else {
-            (Rule::StaleDirectory, "an access went through a cached directory entry that memory no longer holds")
-        };
-        let finding = Finding {
-            va: Some(va),
-            entry: Some(first.at),
-            raw: Some(first.now),
-            cached: Some(first.cached),
-            cached_op: Some(first.since),
-            changed_op: Some(first.changed),
-            ..self.finding(rule, what)
-        };
-        self.report.add(finding);
-    }
-
-    fn was_leaf(&self, stale: &Stale) -> bool {
-        match stale.level {
-            0..=BIG => true,
-            PD0 if stale.at.is_aligned(16) => self.decoder.dual(stale.cached, 0).maps(),
-            PD0 => matches!(self.decoder.dual(0, stale.cached), Dual::Leaf),
-            level => matches!(self.decoder.directory(level, stale.cached), Directory::Leaf | Directory::Sparse),
-        }
     }
 
     /// Reads what `to` points at.

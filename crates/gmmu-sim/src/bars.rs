@@ -4,6 +4,7 @@ use crate::chip::{Layout, MmuVersion};
 use crate::memory::Space;
 use crate::model::Model;
 use crate::regs;
+use crate::tlb::Class;
 use gmmu::addr::{SysAddr, TableAddr};
 
 /// Which of the two.
@@ -173,6 +174,8 @@ impl Bar {
         };
         if let Bound::Virtual { pdb, instance } = self.bound {
             model.add_root(pdb);
+            let flat = Space::of(pdb).flat(pdb.raw());
+            model.use_space(Class::Hub, pdb, flat);
             if let Some(root) = model.roots.get_mut(&Space::of(pdb).flat(pdb.raw())) {
                 root.bars = root.bars.saturating_add(1);
                 root.instance = Some(instance);

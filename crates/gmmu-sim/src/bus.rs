@@ -3,8 +3,11 @@
 use crate::chip::{FbSize, Layout};
 use crate::config::Bus;
 use crate::gpu::Gpu;
+use crate::mishap::{Meets, POISON};
+use crate::order::Path;
 use crate::pramin::Window;
 use crate::regs;
+use crate::sanitizer::Rule;
 use crate::store::{Origin, Source};
 use gmmu::device::{Bar0, Clock, DeviceError, Run, Width};
 
@@ -88,20 +91,35 @@ impl Gpu {
         self.counts.writes += words;
         self.model.op += words;
         self.time_ns = self.time_ns.saturating_add(words.saturating_mul(WRITE_NS));
+        self.judge_window();
         if let Some((space, raw)) = self.window.place(self.chip, offset - regs::PRAMIN) {
-            self.model.store_words(Origin::Tables, space, raw, source);
+            self.model.store_words(Origin::Tables(Path::Window), space, raw, source);
         }
         Ok(())
+    }
+
+    /// Memory is accessed through the window: it should be known where that stands.
+    fn judge_window(&mut self) {
+        if std::mem::take(&mut self.window_moves) {
+            let what = "memory was accessed through the window before its new position was read back";
+            let finding = self.model.finding(Rule::WindowMoving, what);
+            self.model.report.add(finding);
+        }
     }
 
     fn read_once(&mut self, offset: u32, width: Width) -> u64 {
         self.counts.reads += 1;
         self.model.op += 1;
         self.time_ns = self.time_ns.saturating_add(READ_NS);
-        if self.is_off_the_bus() {
-            return mask(width);
+        match self.meet(true) {
+            Meets::DeadBus => return mask(width),
+            Meets::Poison => return POISON & mask(width),
+            Meets::Nothing => {}
         }
         if let Some(at) = in_window(offset) {
+            self.judge_window();
+            // A read brings all stores before it home.
+            self.model.drained.wait(Path::Window, self.model.op);
             let mut bytes = [0xff; 8];
             if let Some((space, raw)) = self.window.place(self.chip, at) {
                 self.model.memory.read(space, raw, &mut bytes);
@@ -119,17 +137,18 @@ impl Gpu {
         self.counts.writes += 1;
         self.model.op += 1;
         self.time_ns = self.time_ns.saturating_add(WRITE_NS);
-        if self.is_off_the_bus() {
+        if self.meet(false) == Meets::DeadBus {
             return;
         }
         if let Some(at) = in_window(offset) {
+            self.judge_window();
             let Some((space, raw)) = self.window.place(self.chip, at) else { return };
             if width == Width::W64 {
-                self.model.store_words(Origin::Tables, space, raw, Source::Words(&[value]));
+                self.model.store_words(Origin::Tables(Path::Window), space, raw, Source::Words(&[value]));
             } else {
                 let bytes = value.to_le_bytes();
                 let used = bytes.get(..width.bytes() as usize).unwrap_or_default();
-                self.model.store_bytes(Origin::Tables, space, raw, used);
+                self.model.store_bytes(Origin::Tables(Path::Window), space, raw, used);
             }
             return;
         }
@@ -147,6 +166,7 @@ impl Gpu {
 
     fn register(&mut self, offset: u32) -> u32 {
         if offset == Window::register(self.chip) && !self.chip.integrated {
+            self.window_moves = false;
             return self.window.read();
         }
         if let Some(value) = self.bars.read(self.chip.layout, offset) {
@@ -163,7 +183,13 @@ impl Gpu {
             regs::GFW_BOOT => 0xff,
             regs::GFW_BOOT_PLM => 0xff,
             regs::UFLUSH_FB_FLUSH | regs::XAL_FB_FLUSH | regs::XAL_FB_FLUSH_STATUS => {
-                self.flush.read(self.chip.layout, offset)
+                let word = self.flush.read(self.chip.layout, offset);
+                if std::mem::take(&mut self.flush.done) {
+                    let op = self.model.op;
+                    self.model.drained.wait(Path::Window, op);
+                    self.model.drained.wait(Path::Bar2, op);
+                }
+                word
             }
             regs::INVALIDATE_PDB | regs::INVALIDATE_UPPER_PDB | regs::INVALIDATE => {
                 let has_scope = self.has_invalidate_scope();
@@ -184,7 +210,9 @@ impl Gpu {
             return;
         }
         if offset == Window::register(chip) && !chip.integrated {
-            self.counts.window_moves += u64::from(self.window.write(chip, value));
+            let moved = self.window.write(chip, value);
+            self.window_moves |= moved;
+            self.counts.window_moves += u64::from(moved);
             return;
         }
         if self.bars.write(&mut self.model, (chip.layout, chip.mmu), (offset, value), self.bind_polls) {
@@ -195,6 +223,9 @@ impl Gpu {
             regs::INVALIDATE_PDB | regs::INVALIDATE_UPPER_PDB | regs::INVALIDATE => {
                 let started = self.invalidate.write(&mut self.model, offset, value, self.invalidate_polls);
                 if started {
+                    if self.misdirects() {
+                        self.invalidate.misdirect();
+                    }
                     self.model.judge_drained();
                 }
                 self.counts.invalidates += u64::from(started);
@@ -219,20 +250,23 @@ impl<'a> Source<'a> {
 pub(crate) struct Flush {
     token: u32,
     pending: bool,
+    /// One was started, and a read of the status has found it done.
+    done: bool,
+    started: bool,
 }
 
 impl Flush {
     /// Up to Ada a flush is pending for one look; from Hopper on a read starts one, and it takes one look too.
     fn read(&mut self, layout: Layout, offset: u32) -> u32 {
         match (layout, offset) {
-            (Layout::Bus, regs::UFLUSH_FB_FLUSH) => u32::from(std::mem::take(&mut self.pending)),
+            (Layout::Bus, regs::UFLUSH_FB_FLUSH) => u32::from(self.look()),
             (Layout::Xal, regs::XAL_FB_FLUSH) => {
                 self.token = (self.token + 1) & 0x7fff_ffff;
-                self.pending = true;
+                (self.pending, self.started) = (true, true);
                 self.token
             }
             (Layout::Xal, regs::XAL_FB_FLUSH_STATUS) => {
-                let running = std::mem::take(&mut self.pending);
+                let running = self.look();
                 u32::from(running) << 31 | self.token.saturating_sub(u32::from(running))
             }
             _ => 0,
@@ -241,5 +275,13 @@ impl Flush {
 
     fn write(&mut self, layout: Layout, value: u32) {
         self.pending = layout == Layout::Bus && value & 1 != 0;
+        self.started |= self.pending;
+    }
+
+    /// A look at the status: whether a flush still runs. It is done at the next one.
+    fn look(&mut self) -> bool {
+        let running = std::mem::take(&mut self.pending);
+        self.done = !running && std::mem::take(&mut self.started);
+        running
     }
 }

@@ -7,6 +7,8 @@ use crate::format::Flags;
 use crate::gpu::Gpu;
 use crate::memory::{Space, PAGE};
 use crate::mmu::{Miss, Translated};
+use crate::order::Path;
+use crate::sanitizer::{Finding, Rule};
 use crate::store::Origin;
 use crate::tlb::Class;
 use gmmu::addr::{PhysAddr, TableAddr};
@@ -33,7 +35,14 @@ impl Gpu {
                 Ok(Translated { to, page_bytes: PAGE, kind: 0, flags: Flags::default(), sparse: false })
             }
             Ok(Some((class, pdb))) => self.model.translate(class, pdb, va),
-            Err(fault) => Err(Miss { fault, level: "-", entry: None, raw: 0 }),
+            Err(fault) => {
+                if fault == FaultType::UnboundInstBlock {
+                    let what = "a BAR was accessed, and no instance block is bound to it";
+                    let finding = Finding { va: Some(va), ..self.model.finding(Rule::BarUnbound, what) };
+                    self.model.report.add(finding);
+                }
+                Err(Miss { fault, level: "-", entry: None, raw: 0 })
+            }
         };
         let result = result.and_then(|found| permit(found, kind, privileged));
         result.map_err(|miss| self.raise(client, va, kind, miss))
@@ -75,7 +84,7 @@ impl Gpu {
     /// The [`Fault`] of the first page that faults; the bytes before were written.
     pub fn store(&mut self, client: Client, va: u64, bytes: &[u8]) -> Result<(), Fault> {
         // Drivers write tables through BAR2; what comes through BAR1 or from an engine is data.
-        let origin = if client == Client::Bar2 { Origin::Tables } else { Origin::Data };
+        let origin = if client == Client::Bar2 { Origin::Tables(Path::Bar2) } else { Origin::Data };
         let mut at = va;
         let mut rest = bytes;
         while !rest.is_empty() {

@@ -12,6 +12,20 @@ pub enum Bus {
     Bits32,
 }
 
+/// What translation caches do besides keeping what accesses went through, until an invalidate covers it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Speculation {
+    /// Nothing.
+    #[default]
+    Off,
+    /// They fetch what lies near, drop what they hold, run out of room, and take their time with invalidates, as a seed
+    /// decides.
+    Random(u64),
+    /// They hold all that can be reached from a root, after every step, from the first access through that root on, and
+    /// use what is outdated wherever they may: what could go wrong on any hardware does go wrong.
+    Worst,
+}
+
 /// What GPU to make. Two GPUs of equal configuration behave equally.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -37,6 +51,8 @@ pub struct Config {
     pub bar1_bytes: u64,
     /// What the card keeps of its memory for itself.
     pub carveouts: Carveouts,
+    /// What its caches do by themselves.
+    pub speculation: Speculation,
 }
 
 /// What the registers say of memory that is not the driver's. The model's memory is all alike: nothing is protected.
@@ -65,6 +81,7 @@ impl Default for Config {
             bind_polls: 1,
             bar1_bytes: 64 * chip::GIB,
             carveouts: Carveouts::default(),
+            speculation: Speculation::Off,
         }
     }
 }

@@ -6,6 +6,7 @@
 
 use crate::gpu::Gpu;
 use crate::memory::Space;
+use crate::order::Path;
 use crate::store::{Origin, Source};
 use gmmu::addr::TableAddr;
 use gmmu::device::{DeviceError, Run, SysPath, TableMemory, TableRead};
@@ -66,7 +67,7 @@ impl CpuMemory<'_> {
         self.begin(at, source.len())?;
         self.0.counts.sys_writes += source.len() as u64;
         self.0.model.undrained |= source.len() > 0;
-        self.0.model.store_words(Origin::Cpu, Space::Sys, at.raw(), source);
+        self.0.model.store_words(Origin::Tables(Path::Cpu), Space::Sys, at.raw(), source);
         Ok(())
     }
 }
@@ -102,6 +103,7 @@ impl TableMemory for CpuMemory<'_> {
         self.0.counts.drains += 1;
         self.0.model.fence += 1;
         self.0.model.undrained = false;
+        self.0.model.drained.wait(Path::Cpu, self.0.model.op);
         self.pass(FENCE_NS);
         Ok(())
     }

@@ -21,7 +21,11 @@ const fn field(name: &'static str, hi: u32, lo: u32) -> Field {
 }
 
 impl Field {
-    const fn get(&self, word: u64) -> u64 {
+    /// The bits of the field.
+    pub(crate) const fn mask(&self) -> u64 {
+        u64::MAX >> (63 - (self.hi - self.lo)) << self.lo
+    }
+    pub(crate) const fn get(&self, word: u64) -> u64 {
         word >> self.lo & (u64::MAX >> (63 - (self.hi - self.lo)))
     }
     const fn is_set(&self, word: u64) -> bool {
@@ -31,19 +35,21 @@ impl Field {
 
 /// An address field and how far its value is shifted to make a byte address.
 #[derive(Clone, Copy, Debug)]
-struct Address {
-    vram: Field,
-    sys: Field,
+pub(crate) struct Address {
+    pub(crate) vram: Field,
+    pub(crate) sys: Field,
     shift: u32,
 }
 
 /// A pointer to a table: a directory entry, or one half of a dual one.
 #[derive(Clone, Copy, Debug)]
-struct Pointer {
-    aperture: Field,
-    address: Address,
+pub(crate) struct Pointer {
+    pub(crate) aperture: Field,
+    pub(crate) address: Address,
     /// `VOL`, or bit 0 of `PCF`: the table is not cached in L2; says "sparse" where the aperture is 0.
-    vol: Field,
+    pub(crate) vol: Field,
+    /// What else is defined, where something is.
+    pub(crate) more: Option<Field>,
 }
 
 /// How an entry without VALID says what it is.
@@ -57,19 +63,19 @@ enum Absence {
 
 /// A leaf entry.
 #[derive(Clone, Copy, Debug)]
-struct Leaf {
-    aperture: Field,
-    address: Address,
-    peer: Field,
+pub(crate) struct Leaf {
+    pub(crate) aperture: Field,
+    pub(crate) address: Address,
+    pub(crate) peer: Field,
     /// More bits of a peer's address, above those of `address.vram`.
-    peer_high: Option<(Field, u32)>,
-    kind: Field,
-    vol: Field,
-    encrypted: Option<Field>,
-    privilege: Field,
-    read_only: Field,
-    no_atomic: Field,
-    acd: Option<Field>,
+    pub(crate) peer_high: Option<(Field, u32)>,
+    pub(crate) kind: Field,
+    pub(crate) vol: Field,
+    pub(crate) encrypted: Option<Field>,
+    pub(crate) privilege: Field,
+    pub(crate) read_only: Field,
+    pub(crate) no_atomic: Field,
+    pub(crate) acd: Option<Field>,
     absence: Absence,
 }
 
@@ -107,15 +113,15 @@ pub(crate) const LEVELS: usize = 7;
 pub(crate) const PD4: u8 = 6;
 
 #[derive(Debug)]
-struct Tables {
+pub(crate) struct Tables {
     va_bits: u32,
     top: u8,
     levels: [Level; LEVELS],
-    valid: Field,
-    directory: Pointer,
-    big_half: Pointer,
-    small_half: Pointer,
-    leaf: Leaf,
+    pub(crate) valid: Field,
+    pub(crate) directory: Pointer,
+    pub(crate) big_half: Pointer,
+    pub(crate) small_half: Pointer,
+    pub(crate) leaf: Leaf,
 }
 
 const APERTURE: Field = field("APERTURE", 2, 1);
@@ -137,16 +143,19 @@ const V2: Tables = Tables {
         aperture: APERTURE,
         address: Address { vram: field("ADDRESS_VID", 32, 8), sys: field("ADDRESS_SYS", 53, 8), shift: 12 },
         vol: field("VOL", 3, 3),
+        more: Some(field("NO_ATS", 5, 5)),
     },
     big_half: Pointer {
         aperture: field("APERTURE_BIG", 2, 1),
         address: Address { vram: field("ADDRESS_BIG_VID", 32, 4), sys: field("ADDRESS_BIG_SYS", 53, 4), shift: 8 },
         vol: field("VOL_BIG", 3, 3),
+        more: None,
     },
     small_half: Pointer {
         aperture: field("APERTURE_SMALL", 2, 1),
         address: Address { vram: field("ADDRESS_SMALL_VID", 32, 8), sys: field("ADDRESS_SMALL_SYS", 53, 8), shift: 12 },
         vol: field("VOL_SMALL", 3, 3),
+        more: None,
     },
     leaf: Leaf {
         aperture: APERTURE,
@@ -180,17 +189,20 @@ const V3: Tables = Tables {
     directory: Pointer {
         aperture: APERTURE,
         address: Address { vram: field("ADDRESS", 51, 12), sys: field("ADDRESS", 51, 12), shift: 12 },
-        vol: field("PCF", 3, 3),
+        vol: field("PCF_UNCACHED", 3, 3),
+        more: Some(field("PCF", 5, 4)),
     },
     big_half: Pointer {
         aperture: field("APERTURE_BIG", 2, 1),
         address: Address { vram: field("ADDRESS_BIG", 51, 8), sys: field("ADDRESS_BIG", 51, 8), shift: 8 },
-        vol: field("PCF_BIG", 3, 3),
+        vol: field("PCF_BIG_UNCACHED", 3, 3),
+        more: Some(field("PCF_BIG", 5, 4)),
     },
     small_half: Pointer {
         aperture: field("APERTURE_SMALL", 2, 1),
         address: Address { vram: field("ADDRESS_SMALL", 51, 12), sys: field("ADDRESS_SMALL", 51, 12), shift: 12 },
-        vol: field("PCF_SMALL", 3, 3),
+        vol: field("PCF_SMALL_UNCACHED", 3, 3),
+        more: Some(field("PCF_SMALL", 5, 4)),
     },
     leaf: Leaf {
         aperture: APERTURE,
@@ -306,7 +318,7 @@ pub(crate) struct Mapping {
 /// Reads the entries of one chip.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Decoder {
-    tables: &'static Tables,
+    pub(crate) tables: &'static Tables,
     leaf_levels: u8,
 }
 
@@ -455,9 +467,8 @@ mod tests {
     fn assert_apart(fields: &[Field]) {
         let mut taken = 0u64;
         for field in fields {
-            let mask = u64::MAX >> (63 - (field.hi - field.lo)) << field.lo;
-            assert_eq!(taken & mask, 0, "{} overlaps another field", field.name);
-            taken |= mask;
+            assert_eq!(taken & field.mask(), 0, "{} overlaps another field", field.name);
+            taken |= field.mask();
         }
     }
 

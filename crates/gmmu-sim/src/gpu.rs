@@ -8,9 +8,10 @@ use crate::counts::Counts;
 use crate::fault::Buffer;
 use crate::format::Decoder;
 use crate::invalidate::Invalidate;
-use crate::memory::{Ends, Space};
+use crate::memory::{Ends, Space, PAGE};
 use crate::mishap::Mishaps;
 use crate::model::Model;
+use crate::order::Path;
 use crate::pramin::Window;
 use crate::regs;
 use crate::sanitizer::Finding;
@@ -29,6 +30,8 @@ pub struct Gpu {
     pub(crate) bus: Bus,
     pub(crate) model: Model,
     pub(crate) window: Window,
+    /// The window was moved, and that was not read back.
+    pub(crate) window_moves: bool,
     pub(crate) bars: Bars,
     pub(crate) invalidate: Invalidate,
     pub(crate) flush: Flush,
@@ -42,7 +45,7 @@ pub struct Gpu {
     pub(crate) buffers: [Buffer; 2],
     pub(crate) last_fault: [u32; 8],
     pub(crate) mishaps: Mishaps,
-    seed: u64,
+    pub(crate) seed: u64,
 }
 
 impl Gpu {
@@ -60,8 +63,9 @@ impl Gpu {
         Ok(Self {
             chip,
             bus: config.bus,
-            model: Model::new(Decoder::new(chip), ends),
+            model: Model::new(Decoder::new(chip), ends, config.speculation),
             window: Window::default(),
+            window_moves: false,
             bars: Bars::default(),
             invalidate: Invalidate::default(),
             flush: Flush::default(),
@@ -127,6 +131,11 @@ impl Gpu {
         self.model.op
     }
 
+    /// What the driver does from now on, for the stories of findings: the latest 4096 labels are remembered.
+    pub fn label(&mut self, label: &str) {
+        self.model.report.label(self.model.op + 1, label);
+    }
+
     /// What the sanitizer has found, oldest first; at most 1024 are kept.
     #[must_use]
     pub fn findings(&self) -> &[Finding] {
@@ -174,6 +183,7 @@ impl Gpu {
     /// instance blocks make their roots known by themselves.
     pub fn note_root(&mut self, pdb: TableAddr) {
         self.model.op += 1;
+        self.model.judge_alignment(pdb, PAGE);
         self.model.add_root(pdb);
     }
 
@@ -228,12 +238,12 @@ impl Gpu {
 
     /// Fills video memory behind the driver's back, as a loader of images does. Not counted; beyond the end dropped.
     pub fn load_vram(&mut self, at: u64, bytes: &[u8]) {
-        self.model.store_bytes(Origin::Tables, Space::Vram, at, bytes);
+        self.model.store_bytes(Origin::Tables(Path::Settled), Space::Vram, at, bytes);
     }
 
     /// Writes system memory, as the CPU does with its own: tables too. Not counted.
     pub fn load_sys(&mut self, at: u64, bytes: &[u8]) {
-        self.model.store_bytes(Origin::Tables, Space::Sys, at, bytes);
+        self.model.store_bytes(Origin::Tables(Path::Settled), Space::Sys, at, bytes);
     }
 
     /// Writes a peer's memory, as the peer does. Not counted; beyond the end dropped.

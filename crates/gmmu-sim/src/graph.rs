@@ -4,7 +4,8 @@
 //! words in memory make, so a changed word is all that is needed to follow. Links go one level down, so garbage
 //! cannot make cycles; how many tables are followed is bounded.
 
-use crate::format::{Directory, Dual, BIG, PD0, SMALL};
+use crate::config::Speculation;
+use crate::format::{Decoder, Directory, Dual, BIG, PD0, SMALL};
 use crate::memory::{slot_of, Space};
 use crate::model::Model;
 use crate::sanitizer::{Finding, Rule};
@@ -23,6 +24,8 @@ pub(crate) struct Root {
     pub(crate) bars: u8,
     /// The instance block that names it, as far as the driver told.
     pub(crate) instance: Option<TableAddr>,
+    /// The caches, by class, of the clients that have used it.
+    pub(crate) contexts: [Option<u32>; 2],
     /// A BAR was found to use it with tables in system memory.
     pub(crate) bar_told: bool,
 }
@@ -57,12 +60,19 @@ pub(crate) struct Live {
     pub(crate) recent: Option<Box<[Recent]>>,
 }
 
+impl Live {
+    /// Whether a word of its page belongs to the table.
+    pub(crate) fn holds(&self, decoder: &Decoder, slot: u16) -> bool {
+        (self.first..self.first + decoder.table_words(self.level)).contains(&slot)
+    }
+}
+
 impl Model {
     /// Makes a root known that an access or an invalidate names. One that was given back stays forgotten: a last
     /// invalidate may well come after that.
     pub(crate) fn see_root(&mut self, pdb: TableAddr) {
         let cell = self.memory.find(Space::of(pdb).flat(pdb.raw()));
-        if !cell.is_some_and(|cell| self.memory.cell(cell).freed) {
+        if cell.is_none_or(|cell| self.memory.cell(cell).freed.is_none()) {
             self.add_root(pdb);
         }
     }
@@ -80,7 +90,8 @@ impl Model {
 
     /// Forgets a root: what only it reached can no longer be reached.
     pub(crate) fn drop_root(&mut self, flat: u64) {
-        if self.roots.remove(&flat).is_some() {
+        if let Some(root) = self.roots.remove(&flat) {
+            self.let_go(flat, &root);
             self.unlink(Space::unflat(flat), self.decoder.top(), None);
         }
     }
@@ -115,6 +126,7 @@ impl Model {
         let cell = self.memory.cell_mut(place.cell);
         cell.tables.push(live);
         cell.named(at);
+        self.watch_new(place, root);
         let initialised = self.judge_initialised(place);
         self.judge_ordered(place);
         if self.memory.cell(place.cell).words.is_none() {
@@ -122,7 +134,7 @@ impl Model {
         }
         // Of garbage it was said that it is garbage.
         if initialised {
-            self.judge_caching(place, place.first..place.first + self.decoder.table_words(level));
+            self.judge_entries(place, place.first..place.first + self.decoder.table_words(level));
         }
         if level >= PD0 {
             for slot in place.first..place.first + self.decoder.table_words(level) {
@@ -147,6 +159,10 @@ impl Model {
             return;
         }
         self.live = self.live.saturating_sub(1);
+        if self.speculation == Speculation::Worst {
+            let words = place.first..place.first + self.decoder.table_words(level);
+            self.tlb.unwatch(self.memory.cell_mut(cell), cell, &self.decoder, level, &words);
+        }
         self.memory.cell_mut(cell).tables.retain(|table| (table.first, table.level) != (place.first, level));
         if level >= PD0 && self.memory.cell(cell).words.is_some() {
             for slot in place.first..place.first + self.decoder.table_words(level) {
@@ -186,7 +202,7 @@ impl Model {
             }
             let end = place.first + self.decoder.table_words(place.level);
             let slots = changes.iter().map(|&(slot, _)| slot).filter(|slot| (place.first..end).contains(slot));
-            self.judge_caching(place, slots);
+            self.judge_entries(place, slots);
             match (place.level, changes) {
                 (SMALL | BIG, _) => self.leaves_changed(place, changes),
                 (PD0, &[(slot, old)]) => self.dual_changed(place, slot, old),
@@ -205,9 +221,10 @@ impl Model {
             return;
         }
         self.dual_sizes(place, slot, before, after, old);
+        self.dual_halves(place, slot, before, after);
         if before.is_leaf() {
             // The leaf hid what the other half says.
-            self.judge_caching(place, std::iter::once(slot | 1));
+            self.judge_entries(place, std::iter::once(slot | 1));
         }
         let halves = |dual| match dual {
             Dual::Tables { big, small } => [(big, BIG, slot & !1), (small, SMALL, slot | 1)],
@@ -301,8 +318,8 @@ impl Model {
 mod tests {
     use super::*;
     use crate::chip::{find, GIB};
-    use crate::format::Decoder;
     use crate::memory::Ends;
+    use crate::order::Path;
     use crate::rng::mix;
     use crate::store::{Origin, Source};
     use std::collections::BTreeMap;
@@ -356,7 +373,7 @@ mod tests {
     fn the_graph_is_what_a_fresh_look_finds() {
         for seed in 0..20 {
             let chip = find("gb100", GIB).expect("a chip");
-            let mut model = Model::new(Decoder::new(chip), Ends { vram: GIB, sys: 0, peers: [0; 8] });
+            let mut model = Model::new(Decoder::new(chip), Ends { vram: GIB, sys: 0, peers: [0; 8] }, Speculation::Off);
             let roots = [0, 1].map(|number| TableAddr::vram(table(model.decoder.top(), number)));
             for step in 0..3000u64 {
                 let random = mix(seed, step);
@@ -369,7 +386,7 @@ mod tests {
                     2 => model.drop_root(roots[(random >> 8 & 1) as usize].raw()),
                     _ => {
                         let word = word(level, slot, mix(seed, step << 32));
-                        model.store_words(Origin::Tables, Space::Vram, at, Source::Words(&[word]));
+                        model.store_words(Origin::Tables(Path::Settled), Space::Vram, at, Source::Words(&[word]));
                     }
                 }
                 if step % 16 == 0 {

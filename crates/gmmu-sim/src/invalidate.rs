@@ -1,16 +1,22 @@
 //! The invalidate registers: one invalidate at a time, which takes effect when it is done and not before.
 
+use crate::fault::low;
 use crate::format::PD4;
 use crate::memory::Space;
 use crate::model::Model;
+use crate::order::Drained;
 use crate::regs;
 use crate::sanitizer::Rule;
+use crate::tlb::Reach;
 use gmmu::addr::{SysAddr, TableAddr};
 
 /// ALL_VA, ALL_PDB, HUBTLB_ONLY and TRIGGER of `NV_VIRTUAL_FUNCTION_PRIV_MMU_INVALIDATE`.
 const ALL_VA: u32 = 1;
 const ALL_PDB: u32 = 1 << 1;
 const HUBTLB_ONLY: u32 = 1 << 2;
+/// SYS_MEMBAR, and ACK 8:7 that is GLOBALLY: all units have answered, and what they did has landed.
+const MEMBAR_AND_ACK: u32 = 1 << 6 | 1 << 7;
+const ACK: u32 = 1 << 6 | 3 << 7;
 const TRIGGER: u32 = 1 << 31;
 /// INVAL_SCOPE 16:15 (from GA100 on): 1 reaches only the TLBs of the link.
 const SCOPE_SHIFT: u32 = 15;
@@ -32,6 +38,8 @@ struct Running {
     command: u32,
     pdb: TableAddr,
     polls: u32,
+    triggered: u64,
+    drained: Drained,
 }
 
 impl Invalidate {
@@ -70,15 +78,27 @@ impl Invalidate {
                 self.command = value;
                 if value & TRIGGER != 0 {
                     let pdb = self.named();
+                    // Chance makes it shorter or longer.
+                    let polls =
+                        model.roll().map_or(polls, |roll| low(roll) % polls.saturating_mul(2).saturating_add(1));
                     if value & ALL_PDB == 0 {
                         model.see_root(pdb);
                     }
-                    self.running = Some(Running { command: value, pdb, polls });
+                    self.running =
+                        Some(Running { command: value, pdb, polls, triggered: model.op, drained: model.drained });
                     return true;
                 }
             }
         }
         false
+    }
+
+    /// What runs reaches the next possible root instead of the one that was named, and no other.
+    pub(crate) const fn misdirect(&mut self) {
+        if let Some(running) = &mut self.running {
+            running.command &= !ALL_PDB;
+            running.pdb = running.pdb.with_raw(running.pdb.raw() ^ 0x1000);
+        }
     }
 
     /// ADDR 31:4 are bits 39:12 of the address, the upper register has the rest.
@@ -104,9 +124,8 @@ impl Running {
             0 => PD4,
             code => code.min(PD4),
         };
-        model.epoch += 1;
-        let Model { memory, tlb, decoder, .. } = model;
-        tlb.forget(memory, decoder, pdb, hub_only, deepest);
-        model.forget_sizes(pdb, hub_only, deepest);
+        let acknowledged = self.command & ACK == MEMBAR_AND_ACK;
+        let reach = Reach { pdb, hub_only, deepest, acknowledged, drained: self.drained };
+        model.invalidated(reach, self.triggered);
     }
 }

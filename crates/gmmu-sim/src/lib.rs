@@ -38,6 +38,7 @@ mod rng;
 // What the bus reaches: BAR0 and what lies behind it.
 mod bus;
 mod carveouts;
+mod loss;
 mod mishap;
 mod pramin;
 mod regs;
@@ -45,6 +46,7 @@ mod regs;
 // Memory, and every change of it.
 mod cpu;
 mod memory;
+mod order;
 mod store;
 
 // The MMU: entries, the walk, the caches, the accesses of engines and BARs, and what can go wrong with them.
@@ -54,6 +56,8 @@ mod mmu;
 
 mod access;
 mod client;
+mod record;
+mod speculation;
 mod tlb;
 
 mod bar1;
@@ -64,15 +68,21 @@ mod invalidate;
 // The sanitizer: its rules, what it is told, which tables are live, and the sizes with which addresses translate.
 pub mod sanitizer;
 
-mod caching;
+mod blame;
+mod entries;
 mod graph;
+mod halves;
 mod notes;
+mod rules;
 mod sizes;
 mod syspool;
+mod system;
 mod watch;
 
+pub mod trace;
+
 pub use chip::{ChipModel, MmuVersion};
-pub use config::{Bus, Carveouts, Config, ConfigError};
+pub use config::{Bus, Carveouts, Config, ConfigError, Speculation};
 pub use counts::Counts;
 pub use cpu::{CpuMemory, CpuPath};
 pub use fault::{AccessKind, Client, Fault, FaultType};
@@ -81,6 +91,6 @@ pub use gpu::{Gpu, Peek};
 pub use memory::Space;
 pub use mishap::Mishap;
 pub use mmu::Translated;
-pub use sanitizer::{Finding, Rule, Severity};
+pub use sanitizer::{Event, Finding, Rule, RuleInfo, Severity};
 pub use syspool::SysPool;
 pub use watch::{Notes, Watched};

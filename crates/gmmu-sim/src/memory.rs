@@ -5,7 +5,7 @@
 //! that a store or a fetch finds everything with one look-up.
 
 use crate::graph::Live;
-use crate::tlb::Record;
+use crate::record::Record;
 use gmmu::addr::{Aperture, PeerId, PhysAddr, SysAddr, TableAddr};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -88,8 +88,10 @@ pub(crate) struct Cell {
     pub(crate) unwritten: Option<Box<Unwritten>>,
     /// Of these, the ones that the CPU wrote since its latest ordering point, and the number of that point.
     unordered: Option<Box<(u64, Unwritten)>>,
-    /// Given back and not taken again.
-    pub(crate) freed: bool,
+    /// 4K entries that a 64K entry hid, and that were not written since.
+    hidden: Option<Box<Unwritten>>,
+    /// Given back in that operation, and not taken again.
+    pub(crate) freed: Option<u64>,
     /// A page of system memory that was last named as not coherent.
     pub(crate) non_coherent: bool,
 }
@@ -111,6 +113,20 @@ impl Cell {
         }
     }
 
+    /// Forgets everything, and where this is video memory the contents too; `garbage` says what an address holds then.
+    pub(crate) fn lose(&mut self, garbage: impl Fn(u64) -> u64) {
+        let frame = self.frame;
+        let words = std::mem::take(self).words;
+        (self.frame, self.words) = (frame, words);
+        if Space::unflat(frame << 12).is_vram() {
+            if let Some(words) = &mut self.words {
+                for (word, at) in words.iter_mut().zip((frame << 12..).step_by(8)) {
+                    *word = garbage(at);
+                }
+            }
+        }
+    }
+
     /// Notes how a table in this page is named, for findings.
     pub(crate) const fn named(&mut self, at: TableAddr) {
         self.non_coherent = matches!(at, TableAddr::SysNonCoherent(_));
@@ -118,15 +134,35 @@ impl Cell {
 
     /// Notes that 32-bit units `from .. from + count` were written.
     pub(crate) fn written(&mut self, from: u32, count: u32) {
-        let Some(unwritten) = &mut self.unwritten else { return };
-        for_bits(from, count, |part, mask| {
-            if let Some(bits) = unwritten.get_mut(part) {
-                *bits &= !mask;
+        for list in [&mut self.unwritten, &mut self.hidden] {
+            let Some(units) = list else { continue };
+            for_bits(from, count, |part, mask| {
+                if let Some(bits) = units.get_mut(part) {
+                    *bits &= !mask;
+                }
+            });
+            if units.iter().all(|&bits| bits == 0) {
+                *list = None;
+            }
+        }
+    }
+
+    /// Notes that the entry in a word is hidden from now on.
+    pub(crate) fn hide(&mut self, slot: u16) {
+        let units = self.hidden.get_or_insert_default();
+        for_bits(2 * u32::from(slot), 2, |part, mask| {
+            if let Some(bits) = units.get_mut(part) {
+                *bits |= mask;
             }
         });
-        if unwritten.iter().all(|&bits| bits == 0) {
-            self.unwritten = None;
-        }
+    }
+
+    /// Whether a word was hidden, and not written since.
+    pub(crate) fn is_hidden(&self, slot: u16) -> bool {
+        let mut hidden = false;
+        let Some(units) = &self.hidden else { return false };
+        for_bits(2 * u32::from(slot), 2, |part, mask| hidden |= units.get(part).is_some_and(|bits| bits & mask != 0));
+        hidden
     }
 
     /// Notes that the CPU is about to write 32-bit units `from .. from + count` behind its ordering point `fence`. Only

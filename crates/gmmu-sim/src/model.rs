@@ -1,10 +1,14 @@
 //! The machine behind the registers: memory, caches, the known address spaces and the sanitizer's records.
 
 use crate::access::Shortcut;
+use crate::blame::Invalidates;
+use crate::config::Speculation;
 use crate::format::Decoder;
 use crate::graph::{Place, Root};
 use crate::memory::{Ends, Memory};
+use crate::order::Drained;
 use crate::sanitizer::{Finding, Report, Rule};
+use crate::store::Torn;
 use crate::tlb::Tlb;
 use std::collections::BTreeMap;
 
@@ -14,6 +18,9 @@ pub(crate) struct Model {
     pub(crate) memory: Memory,
     pub(crate) tlb: Tlb,
     pub(crate) decoder: Decoder,
+    /// What the caches do by themselves, and how often chance was asked.
+    pub(crate) speculation: Speculation,
+    pub(crate) rolls: u64,
     pub(crate) report: Report,
     /// Number of the current operation.
     pub(crate) op: u64,
@@ -31,16 +38,24 @@ pub(crate) struct Model {
     pub(crate) fence: u64,
     /// The CPU has stored to system memory since it last waited for its stores.
     pub(crate) undrained: bool,
+    /// The stores that have been waited for.
+    pub(crate) drained: Drained,
+    /// The latest invalidates.
+    pub(crate) invalidates: Invalidates,
+    /// Words of live tables of which a part was stored lately.
+    pub(crate) torn: Vec<Torn>,
     /// Words that a store to leaf tables changed: (slot, word before). Kept for its memory.
     pub(crate) changes: Vec<(u16, u64)>,
 }
 
 impl Model {
-    pub(crate) fn new(decoder: Decoder, ends: Ends) -> Self {
+    pub(crate) fn new(decoder: Decoder, ends: Ends, speculation: Speculation) -> Self {
         Self {
             memory: Memory::new(ends),
             tlb: Tlb::default(),
             decoder,
+            speculation,
+            rolls: 0,
             report: Report::default(),
             op: 0,
             shortcut: None,
@@ -50,6 +65,9 @@ impl Model {
             recent: Vec::new(),
             fence: 0,
             undrained: false,
+            drained: Drained::default(),
+            invalidates: Invalidates::default(),
+            torn: Vec::new(),
             changes: Vec::new(),
         }
     }

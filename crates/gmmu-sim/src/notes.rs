@@ -13,10 +13,11 @@ const GARBAGE: u64 = 0x7ab1 << 48;
 impl Model {
     /// Memory is taken for a table: its contents are garbage from now on.
     pub(crate) fn taken(&mut self, at: TableAddr, bytes: u64, seed: u64) {
+        self.judge_alignment(at, bytes);
         let in_use = self.judge_table(at, bytes, "memory was taken for a table while an older table in it is in use");
         self.each_page(at, bytes, |model, cell, first, count| {
             let page = model.memory.cell_mut(cell);
-            page.freed = false;
+            page.freed = None;
             if in_use {
                 return;
             }
@@ -33,6 +34,7 @@ impl Model {
 
     /// A table's memory is given back.
     pub(crate) fn freed(&mut self, at: TableAddr, bytes: u64) {
+        let op = self.op;
         let space = Space::of(at);
         let flat = space.flat(at.raw());
         // A root that no BAR is bound to goes with its memory.
@@ -40,12 +42,16 @@ impl Model {
         for root in roots {
             if self.roots.get(&root).is_some_and(|root| root.bars == 0) {
                 self.drop_root(root);
+            } else {
+                let what = "a top table was given back while a BAR is bound to it";
+                let finding = Finding { entry: Some(at), ..self.finding(Rule::RootFreedBound, what) };
+                self.report.add(finding);
             }
         }
         self.judge_table(at, bytes, "a table was given back while it is in use");
         self.each_page(at, bytes, |model, cell, first, count| {
             let page = model.memory.cell_mut(cell);
-            page.freed = true;
+            page.freed = Some(op);
             page.written(2 * u32::from(first), 2 * u32::from(count));
         });
     }

@@ -137,6 +137,7 @@ impl Model {
             let change = if place.level == SMALL {
                 self.small_changed(sibling, index, is, recent, &mut lost)
             } else {
+                self.slot_halves(place, index, [was, is], sibling);
                 self.big_changed(sibling, index, [was, is], recent, &mut lost)
             };
             if change.conflict || change.gained && larger {
@@ -183,7 +184,7 @@ impl Model {
     }
 
     /// Entry `index` of a leaf table; absent where there is no table, or no memory.
-    fn entry(&self, table: Option<TableAddr>, level: u8, index: u16) -> Pte {
+    pub(crate) fn entry(&self, table: Option<TableAddr>, level: u8, index: u16) -> Pte {
         let word = table.and_then(|at| self.memory.word(at.with_raw(at.raw() + 8 * u64::from(index))));
         word.map_or(Pte::Absent, |word| self.decoder.pte(level, word))
     }

@@ -4,18 +4,45 @@
 use crate::format::PD0;
 use crate::memory::{slot_of, Space};
 use crate::model::Model;
+use crate::order::{Path, When};
 use crate::sanitizer::{Finding, Rule};
 use gmmu::device::Run;
+
+/// A word of a live table of which a part was stored.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Torn {
+    cell: u32,
+    slot: u16,
+    /// In which half that part lies.
+    low: bool,
+    before: u64,
+    /// With that part.
+    between: u64,
+}
+
+impl Torn {
+    /// So many are remembered.
+    const MAX: usize = 16;
+}
 
 /// Who stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// Somebody who may write tables: PRAMIN, BAR2, a loader of images.
-    Tables,
-    /// The CPU, into tables in system memory: its stores may arrive in any order between its ordering points.
-    Cpu,
+    /// Somebody who may write tables, on one of the ways there. The CPU's stores to tables in system memory may arrive
+    /// in any order between its ordering points.
+    Tables(Path),
     /// Somebody who writes data through the MMU: an engine, or the CPU through BAR1.
     Data,
+}
+
+impl Origin {
+    /// The way that the stores take.
+    const fn path(self) -> Path {
+        match self {
+            Self::Tables(path) => path,
+            Self::Data => Path::Settled,
+        }
+    }
 }
 
 /// Words to store.
@@ -57,7 +84,7 @@ impl Model {
 
     fn store_in_page(&mut self, origin: Origin, number: u32, first: u16, count: u16, word_at: impl Fn(u16) -> u64) {
         let cell = self.memory.cell_mut(number);
-        if origin == Origin::Cpu {
+        if origin == Origin::Tables(Path::Cpu) {
             cell.unordered(self.fence, 2 * u32::from(first), 2 * u32::from(count));
         }
         cell.written(2 * u32::from(first), 2 * u32::from(count));
@@ -72,7 +99,7 @@ impl Model {
         let has_directory = self.memory.cell(number).tables.iter().any(|table| table.level >= PD0);
         let mut changes = std::mem::take(&mut self.changes);
         for at in 0..count {
-            let Some(old) = self.exchange(number, first + at, word_at(at)) else { continue };
+            let Some(old) = self.exchange(origin, number, first + at, word_at(at)) else { continue };
             changes.push((first + at, old));
             // Words of a directory take effect one by one, those of leaf tables are judged together.
             if has_directory {
@@ -86,16 +113,17 @@ impl Model {
     }
 
     /// Puts `word` in its place; the old one where it was another.
-    fn exchange(&mut self, number: u32, slot: u16, word: u64) -> Option<u64> {
-        let op = self.op;
+    fn exchange(&mut self, origin: Origin, number: u32, slot: u16, word: u64) -> Option<u64> {
+        self.fetch_by_chance(number, slot);
         let cell = self.memory.cell_mut(number);
         let old = cell.word(slot);
         if old == word {
             return None;
         }
-        self.epoch += u64::from(!cell.cached.is_empty());
-        for record in &mut cell.cached {
-            record.keep(slot, old, op);
+        if !cell.cached.is_empty() {
+            self.epoch += 1;
+            let when = When::new(self.op, origin.path());
+            self.tlb.changed(cell, number, &self.decoder, (slot, old, word), when);
         }
         if let Some(place) = cell.words_mut().get_mut(usize::from(slot)) {
             *place = word;
@@ -126,15 +154,50 @@ impl Model {
             mask |= 0xff << at;
         }
         let cell = self.memory.cell_mut(number);
-        let merged = cell.word(slot) & !mask | word;
+        let before = cell.word(slot);
+        let merged = before & !mask | word;
         let (low, high) = (mask & 0xffff_ffff != 0, mask >> 32 != 0);
         cell.written(2 * u32::from(slot) + u32::from(!low), u32::from(low) + u32::from(high));
         self.judge_data(origin, number, slot, 1);
-        if let Some(old) = self.exchange(number, slot, merged) {
+        if mask != u64::MAX && !self.memory.cell(number).tables.is_empty() {
+            self.judge_torn(number, slot, low, [before, merged]);
+        }
+        if let Some(old) = self.exchange(origin, number, slot, merged) {
             if !self.memory.cell(number).tables.is_empty() {
                 self.words_changed(number, &[(slot, old)]);
             }
         }
+    }
+
+    /// A part of a word of a live table is stored. What the word is between the stores of its two halves is nobody's
+    /// entry: no cache may have seen it where it was used.
+    fn judge_torn(&mut self, number: u32, slot: u16, low: bool, [before, after]: [u64; 2]) {
+        let known = self.torn.iter().position(|torn| (torn.cell, torn.slot) == (number, slot));
+        let first = known.map(|at| self.torn.remove(at)).filter(|torn| torn.low != low && torn.between == before);
+        let Some(torn) = first else {
+            self.torn.truncate(Torn::MAX - 1);
+            self.torn.insert(0, Torn { cell: number, slot, low, before, between: after });
+            return;
+        };
+        let cell = self.memory.cell(number);
+        let seen = |level| {
+            let mut records = cell.cached.iter().filter(|record| record.level() == level);
+            records.any(|record| record.held(slot, before).contains(&Some(before)))
+        };
+        let table = cell.tables.iter().find(|table| {
+            table.holds(&self.decoder, slot) && self.decoder.is_used(table.level, slot, before) && seen(table.level)
+        });
+        let Some(table) = table.filter(|_| before != after && after != torn.before && before != torn.before) else {
+            return;
+        };
+        let finding = Finding {
+            va: self.va_of(number, table.first, table.level, slot),
+            entry: Some(cell.at(slot)),
+            raw: Some(after),
+            cached: Some(before),
+            ..self.finding(Rule::TornEntry, "the MMU read an entry between the stores of its two halves")
+        };
+        self.report.add(finding);
     }
 
     fn judge_data(&mut self, origin: Origin, number: u32, first: u16, count: u16) {
@@ -152,8 +215,7 @@ impl Model {
         let finding = Finding {
             va: self.va_of(number, table, level, table),
             entry: Some(self.memory.cell(number).at(first)),
-            ..self
-                .finding(Rule::TableFreedReachable, "a table that can be reached was written as data, through the MMU")
+            ..self.finding(Rule::TableWrittenAsData, "a table that can be reached was written as data, through the MMU")
         };
         self.report.add(finding);
     }

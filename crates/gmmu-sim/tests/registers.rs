@@ -6,7 +6,7 @@ mod common;
 use common::*;
 use gmmu::addr::{SysAddr, TableAddr};
 use gmmu::device::{Bar0, Clock, DeviceError, Run, TableRead, Width};
-use gmmu_sim::{AccessKind, Bus, Carveouts, Client, Config, Counts, FaultType, Gpu};
+use gmmu_sim::{AccessKind, Bus, Carveouts, Client, Config, Counts, FaultType, Gpu, Rule};
 
 fn gpu(chip: &str) -> Gpu {
     Gpu::new(&Config::chip(chip)).expect("a chip")
@@ -194,7 +194,7 @@ fn an_invalidate_takes_its_time() {
         }
         assert_eq!(read(&mut driver.gpu, 0xb8_30b0) >> 31, 0);
         assert_eq!(driver.fault(VA), Some(FaultType::Pde));
-        let counts = Counts { reads: u64::from(polls) + 1, writes: 3, invalidates: 1, ..Counts::default() };
+        let counts = Counts { reads: u64::from(polls) + 2, writes: 3, invalidates: 1, ..Counts::default() };
         assert_eq!(driver.gpu.counts(), counts);
     }
 }
@@ -269,6 +269,7 @@ fn bars_go_through_their_instance_blocks() {
         let beyond = driver.gpu.bar1_read(1 << 50, Width::W8).expect_err("beyond the aperture");
         assert_eq!(beyond.fault, FaultType::VaLimit);
         assert!(driver.gpu.bar2_read(0, Width::W32).is_err());
+        assert_eq!(driver.rules(), [Rule::BarUnbound; 2]);
         bind(&mut driver, 2, ROOT | INSTANCE_BITS);
         assert_eq!(driver.gpu.bar2_read(0x10, Width::W8), Ok(9));
         // The block was read when it was bound.

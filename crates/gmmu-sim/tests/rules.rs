@@ -58,7 +58,7 @@ fn a_cached_invalid_entry_is_stale_too() {
         assert_eq!(driver.fault(VA + 4096), Some(FaultType::Pte));
         driver.write(SMALL + 8, driver.pte(0x90_0000));
         assert_eq!(driver.fault(VA + 4096), Some(FaultType::Pte), "the miss was cached");
-        assert_eq!(driver.rules(), [Rule::StaleLeaf]);
+        assert_eq!(driver.rules(), [Rule::StaleInvalid]);
         driver.invalidate(PTE_ONLY);
         assert_eq!(driver.found(VA + 4096), Some(0x90_0000));
         assert_eq!(driver.rules(), []);
@@ -70,9 +70,11 @@ fn stale_directory() {
     for chip in BOTH {
         let mut driver = used_page(chip);
         driver.write(PD0_HI, 0);
+        assert_eq!(driver.found(VA), Some(0x80_0000));
+        assert_eq!(driver.rules(), [Rule::StaleDirectory]);
         driver.invalidate(PTE_ONLY);
         assert_eq!(driver.found(VA), Some(0x80_0000), "PTE_ONLY leaves the directory entry");
-        assert_eq!(driver.rules(), [Rule::StaleDirectory]);
+        assert_eq!(driver.rules(), [Rule::InvalidateTooShallow]);
         driver.invalidate(TO_PDE0);
         assert_eq!(driver.fault(VA), Some(FaultType::Pde));
         assert_eq!(driver.rules(), []);
@@ -89,7 +91,7 @@ fn a_large_leaf_is_a_leaf_but_needs_the_depth_of_its_directory() {
         driver.write(PD0_LO, driver.pte(0xc0_0000));
         driver.invalidate(PTE_ONLY);
         assert_eq!(driver.found(VA), Some(0x80_0000));
-        assert_eq!(driver.rules(), [Rule::StaleLeaf]);
+        assert_eq!(driver.rules(), [Rule::InvalidateTooShallow]);
         driver.invalidate(TO_PDE0);
         assert_eq!(driver.found(VA), Some(0xc0_0000));
         assert_eq!(driver.rules(), []);
@@ -200,7 +202,7 @@ fn a_table_written_as_data() {
         driver.gpu.store32(engine(), VA + 0x2000, 1).expect("mapped");
         assert_eq!(driver.rules(), []);
         driver.gpu.store32(engine(), VA + 0x1ff0, 1).expect("mapped");
-        assert_eq!(driver.rules(), [Rule::TableFreedReachable]);
+        assert_eq!(driver.rules(), [Rule::TableWrittenAsData]);
         driver.gpu.load32(engine(), VA + 0x1ff0).expect("mapped");
         assert_eq!(driver.rules(), []);
     }
@@ -421,6 +423,9 @@ fn merge_to_64k() {
         driver.write(BIG, driver.pte(0x80_0000));
         driver.write(BIG + 8, driver.pte(0x80_0000));
         driver.invalidate(PTE_ONLY);
+        assert_eq!(driver.read(VA).map(|found| found.page_bytes), Ok(0x1_0000));
+        assert_eq!(driver.rules(), [Rule::BothHalvesValid]);
+        driver.write(SMALL, 0);
         assert_eq!(driver.read(VA).map(|found| found.page_bytes), Ok(0x1_0000));
         assert_eq!(driver.rules(), []);
     }

@@ -2,8 +2,10 @@
 
 mod common;
 use common::*;
+use gmmu::addr::TableAddr;
 use gmmu::device::{Bar0, Run};
-use std::time::Instant;
+use gmmu_sim::{Config, Speculation};
+use std::time::{Duration, Instant};
 
 /// 256 leaf tables below one PD0: 512 MiB of 4K pages.
 const TABLES: u64 = 256;
@@ -45,4 +47,49 @@ fn every_page_of_half_a_gigabyte() {
     driver.invalidate(TO_PDE1);
     assert_eq!(touch(&mut driver, from, "dropped"), 0);
     assert_eq!(driver.rules(), []);
+}
+
+/// A gibibyte of 4K pages through PRAMIN, in a space that is in use: tables taken, written, linked, flushed.
+fn map_a_gibibyte(speculation: Speculation) -> Duration {
+    let mut driver = Driver::with(Config { speculation, ..Config::default() });
+    let start = Instant::now();
+    driver.directories();
+    driver.fill(PD1, &[0; 512]);
+    assert!(driver.read(VA).is_err(), "the space is in use");
+    let take = |driver: &mut Driver, at: u64, first: u64, step: u64| {
+        driver.gpu.note_table_taken(TableAddr::vram(at), 4096);
+        let offset = driver.show(at);
+        driver.gpu.write_run(offset, Run { first, step, count: 512 }).expect("in the window");
+    };
+    for directory in 0..2 {
+        let pd0 = LEAVES + 4096 * (2 * TABLES + directory);
+        take(&mut driver, pd0, 0, 0);
+        driver.write(PD1 + 8 * directory, driver.pde(pd0));
+        for entry in 0..TABLES {
+            let (table, to) = (LEAVES + 4096 * (TABLES * directory + entry), directory << 29 | entry << 21);
+            let first = driver.pte(0x4000_0000 + to);
+            take(&mut driver, table, first, 4096);
+            driver.write(pd0 + 16 * entry + 8, driver.pde(table));
+        }
+    }
+    driver.invalidate(0);
+    let taken = start.elapsed();
+    assert_eq!(driver.found((1 << 38) + 0x3fff_f000), Some(0x7fff_f000));
+    assert_eq!(driver.rules(), []);
+    taken
+}
+
+/// What the modes of the caches cost: at most 3 and 15 times what it costs without. The best of several runs each, so
+/// that a busy machine does not decide.
+#[test]
+fn the_worst_case_is_affordable() {
+    let best = |mode: fn(u64) -> Speculation| (0..7).map(|run| map_a_gibibyte(mode(run))).min().unwrap_or_default();
+    let off = best(|_| Speculation::Off);
+    for (name, limit, time) in
+        [("random", 3, best(Speculation::Random)), ("worst-case", 15, best(|_| Speculation::Worst))]
+    {
+        let ratio = time.as_secs_f64() / off.as_secs_f64();
+        println!("1 GiB of 4K pages: {off:?} without, {name} {time:?}, {ratio:.2} times");
+        assert!(ratio <= f64::from(limit), "{name}: {ratio:.2} times");
+    }
 }

@@ -77,7 +77,7 @@ impl Driver {
         let pdb = u32::try_from(ROOT >> 12 << 4).expect("a low root");
         self.gpu.write32(0xb8_30a0, pdb | aperture).expect("a register");
         self.gpu.write32(0xb8_30a4, 0).expect("a register");
-        self.gpu.write32(0xb8_30b0, 1 << 31 | depth << 24 | 1).expect("a register");
+        self.gpu.write32(0xb8_30b0, 1 << 31 | depth << 24 | 1 | 3 << 6).expect("a register");
         let ended = (0..10).any(|_| self.gpu.read32(0xb8_30b0).is_ok_and(|command| command >> 31 == 0));
         assert!(ended, "the invalidate never ended");
     }
@@ -126,7 +126,7 @@ fn an_integrated_gpu_walks_tables_in_system_memory_and_reaches_pages_there() {
         // Its tables are nobody's data.
         driver.write(SMALL + 16, driver.pte(SMALL, COHERENT | VOL));
         driver.gpu.store32(Driver::engine(), VA + 0x2000, 0).expect("a page");
-        assert_eq!(driver.rules(), [Rule::TableFreedReachable]);
+        assert_eq!(driver.rules(), [Rule::TableWrittenAsData]);
     }
 }
 
@@ -215,7 +215,7 @@ fn an_invalidate_names_the_aperture_of_the_root() {
         // The same address in video memory is another root.
         driver.trigger(PTE_ONLY, 0);
         assert_eq!(driver.found(VA).map(|to| to.raw), Some(0x80_0000));
-        assert_eq!(driver.rules(), [Rule::StaleLeaf]);
+        assert_eq!(driver.rules(), [Rule::InvalidateWrongPdb]);
         driver.trigger(PTE_ONLY, 1 << 1);
         assert_eq!(driver.found(VA).map(|to| to.raw), Some(0x90_0000));
         assert_eq!(driver.rules(), []);
@@ -276,7 +276,7 @@ fn cached_sys_table() {
             driver.write(PD0_HI, driver.entry(SMALL, aperture));
             assert_eq!(driver.rules(), []);
             driver.write(PD0_LO, 0);
-            assert_eq!(driver.rules(), [Rule::CachedSysTable]);
+            assert_eq!(driver.rules(), [Rule::HalfCleared, Rule::CachedSysTable]);
             // In a directory that becomes live, said once.
             let mut driver = Driver::new(chip);
             let apart = PD0 + 0x1_0000;

@@ -81,8 +81,9 @@ pub struct Bar1<F: Format, T> {
 }
 
 impl<F: Format, T> Bar1<F, T> {
-    /// The mappings of a BAR1 whose aperture has `aperture_bytes`, through `vmm`, which is empty and bound to it. What of
-    /// the aperture is no whole page, or beyond the address space, is not used.
+    /// The mappings of a BAR1 whose aperture has `aperture_bytes`, through `vmm`, which is bound to it and empty, or
+    /// [adopted](Vmm::adopt) with firmware's mappings alone. What of the aperture is no whole page, beyond the address
+    /// space, or firmware's, is not used.
     ///
     /// # Errors
     /// [`NewError`], with the address space.
@@ -97,8 +98,10 @@ impl<F: Format, T> Bar1<F, T> {
             return Err((vmm, NewError::InUse { pieces, jobs }));
         }
         let end = aperture_bytes.min(1 << F::VA_BITS) & !(PAGE_BYTES - 1);
-        let Ok(taken) = VaSpace::new(0..end) else { return Err((vmm, NewError::TooSmall { aperture_bytes })) };
-        let bar = match Shared::new(()) {
+        let Ok(mut taken) = VaSpace::new(0..end) else { return Err((vmm, NewError::TooSmall { aperture_bytes })) };
+        let within = vmm.foreign().map(|range| range.start..range.end.min(end));
+        let excluded = within.take_while(|range| range.start < end).try_for_each(|range| taken.exclude(range));
+        let bar = match excluded.and_then(|()| Shared::new(())) {
             Ok(bar) => bar,
             Err(why) => return Err((vmm, why.into())),
         };

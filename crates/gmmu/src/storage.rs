@@ -351,10 +351,10 @@ impl<T> Shared<T> {
         Ok(Self(Arc::new(value)))
     }
 
-    /// Whether nobody else owns the value.
+    /// How many owners the value has.
     #[must_use]
-    pub fn is_alone(&self) -> bool {
-        Arc::strong_count(&self.0) == 1
+    pub fn owners(&self) -> usize {
+        Arc::strong_count(&self.0)
     }
 
     /// Whether both own the same value.
@@ -375,6 +375,26 @@ impl<T> Deref for Shared<T> {
     type Target = T;
     fn deref(&self) -> &T {
         &self.0
+    }
+}
+
+/// A value that is reached through a shared reference, by one at a time: whoever comes while somebody else looks at it is
+/// turned away, and nobody ever waits.
+///
+/// For what a lock guards that the library does not know: the caller holds it, so nobody comes in between. A port puts
+/// its own cell here, one that its lock opens.
+#[derive(Debug)]
+pub struct Guarded<T>(spin::mutex::SpinMutex<T>);
+
+impl<T> Guarded<T> {
+    /// A cell with `value` in it; allocates nothing.
+    pub const fn new(value: T) -> Self {
+        Self(spin::mutex::SpinMutex::new(value))
+    }
+
+    /// The value; `None` where somebody looks at it now.
+    pub fn open(&self) -> Option<impl core::ops::DerefMut<Target = T> + '_> {
+        self.0.try_lock()
     }
 }
 

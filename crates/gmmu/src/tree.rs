@@ -1,7 +1,8 @@
 //! The mirror: the planner's own copy of the table structure, after all prepared jobs.
 //!
 //! It says which tables exist, where they are and what hangs below them, but not what the leaves map: that is
-//! [`va`](crate::va)'s to know. Nothing here touches hardware, and nothing is ever read back from it.
+//! [`va`](crate::va)'s to know. Nothing here touches hardware, and nothing is read back from it but once, by `adopt`: tables
+//! that it finds are *foreign*, and count as in use for ever.
 
 use crate::addr::TableAddr;
 use crate::device::TablePool;
@@ -11,6 +12,10 @@ use core::marker::PhantomData;
 
 /// Bytes that every directory takes, the small roots too: Blackwell reads whole cache lines of them.
 pub(crate) const DIRECTORY_BYTES: u64 = 4096;
+
+/// What counts in `used` of a foreign table, one that firmware made, beside what is ours in it: no such account is ever that
+/// of an empty table or of a full one, so none is ever dropped, reclaimed or replaced.
+const FOREIGN: u16 = 1 << 14;
 
 /// What hangs on a slot: an entry of a directory, or half of a dual entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +109,9 @@ pub(crate) struct LeafTable {
     pub(crate) open: u32,
     /// Entries that map memory; sparse ones do not count.
     pub(crate) used: u16,
+    /// Of a foreign table, chunks as they were found: in a 4K table those with entries, which stay open for ever; in a 64K
+    /// table those that say "no 4K pages".
+    pub(crate) found: u32,
 }
 
 /// A slot of a directory: where something hangs, or could.
@@ -119,7 +127,42 @@ pub(crate) struct Tree<F> {
     directories: Slab<Directory, 8>,
     tables: Slab<LeafTable, 64>,
     root: u32,
+    /// How many tables are foreign.
+    foreign: usize,
     format: PhantomData<F>,
+}
+
+/// Tables on their way back to the pool: neighbours in memory go together.
+pub(crate) struct Returns<'a, P> {
+    pool: &'a mut P,
+    /// The first of those that wait, the size of each, and how many they are.
+    run: Option<(TableAddr, u64, u64)>,
+}
+
+impl<'a, P: TablePool> Returns<'a, P> {
+    pub(crate) fn new(pool: &'a mut P) -> Self {
+        Self { pool, run: None }
+    }
+
+    pub(crate) fn give(&mut self, at: TableAddr, bytes: u64) {
+        match &mut self.run {
+            Some((first, size, count)) if *size == bytes && first.checked_add(bytes * *count) == Some(at) => {
+                *count += 1
+            }
+            other => {
+                if let Some((at, bytes, count)) = other.replace((at, bytes, 1)) {
+                    self.pool.give_run(at, bytes, count);
+                }
+            }
+        }
+    }
+
+    /// Gives what still waits.
+    pub(crate) fn finish(mut self) {
+        if let Some((at, bytes, count)) = self.run.take() {
+            self.pool.give_run(at, bytes, count);
+        }
+    }
 }
 
 /// The last place in [`Format::LEVELS`]: the directories with dual entries.
@@ -136,7 +179,7 @@ pub(crate) fn level<F: Format>(n: u8) -> &'static Level {
 impl<F: Format> Tree<F> {
     /// A tree of a root alone, which is linked by being the root.
     pub(crate) fn new(at: TableAddr) -> Result<Self, NoMemory> {
-        let mut tree = Self { directories: Slab::new(), tables: Slab::new(), root: 0, format: PhantomData };
+        let mut tree = Self { directories: Slab::new(), tables: Slab::new(), root: 0, foreign: 0, format: PhantomData };
         tree.directories.reserve(1)?;
         tree.root = tree.insert_directory(at, 0, Place { directory: 0, slot: 0 })?;
         if let Some(root) = tree.directories.get_mut(tree.root) {
@@ -163,6 +206,39 @@ impl<F: Format> Tree<F> {
 
     pub(crate) fn table_mut(&mut self, n: u32) -> Option<&mut LeafTable> {
         self.tables.get_mut(n)
+    }
+
+    /// How many tables firmware made, the root among them; none but in a space that was adopted.
+    pub(crate) const fn foreign(&self) -> usize {
+        self.foreign
+    }
+
+    /// Whether firmware made what hangs on a slot.
+    pub(crate) fn is_foreign(&self, child: Child) -> bool {
+        match child {
+            Child::Empty | Child::Leaf | Child::Sparse => false,
+            Child::Table(n) => self.tables.get(n).is_some_and(|table| table.used >= FOREIGN),
+            Child::Directory(n) => self.directories.get(n).is_some_and(|directory| directory.used >= FOREIGN),
+        }
+    }
+
+    /// Says that firmware made, and linked, a table that was just entered.
+    pub(crate) fn make_foreign(&mut self, child: Child) {
+        match child {
+            Child::Empty | Child::Leaf | Child::Sparse => return,
+            Child::Table(n) => {
+                if let Some(table) = self.tables.get_mut(n) {
+                    table.used += FOREIGN;
+                }
+            }
+            Child::Directory(n) => {
+                if let Some(directory) = self.directories.get_mut(n) {
+                    directory.used += FOREIGN;
+                    directory.linked = true;
+                }
+            }
+        }
+        self.foreign += 1;
     }
 
     /// Number of directories, the root included, and of leaf tables.
@@ -291,7 +367,7 @@ impl<F: Format> Tree<F> {
     /// Adds a leaf table at `place`. Room for it is made here.
     pub(crate) fn add_table(&mut self, at: TableAddr, place: Place, open: u32, used: u16) -> Result<u32, NoMemory> {
         self.tables.reserve(1)?;
-        let n = self.tables.insert_within(LeafTable { at, open, used }).map_err(|_| NoMemory)?;
+        let n = self.tables.insert_within(LeafTable { at, open, used, found: 0 }).map_err(|_| NoMemory)?;
         self.set(place, Child::Table(n));
         Ok(n)
     }
@@ -303,21 +379,22 @@ impl<F: Format> Tree<F> {
         }
     }
 
-    /// Forgets a leaf table and returns where it is and its size; `None` for anything else.
-    pub(crate) fn take_table(&mut self, child: Child, half: Half) -> Option<(TableAddr, u64)> {
-        let Child::Table(n) = child else { return None };
-        let table = self.tables.remove(n)?;
-        Some((table.at, half.level().table_bytes()))
+    /// Gives the memory of a leaf table, or of a directory and all below it, back to the pool. It hangs nowhere any
+    /// more, and the GPU cannot reach it. What firmware made is only forgotten.
+    pub(crate) fn free<P: TablePool>(&mut self, child: Child, half: Half, pool: &mut P) {
+        let mut gone = Returns::new(pool);
+        self.free_to(child, half, &mut gone);
+        gone.finish();
     }
 
-    /// Gives the memory of a leaf table, or of a directory and all below it, back to the pool. It hangs nowhere any
-    /// more, and the GPU cannot reach it.
-    pub(crate) fn free<P: TablePool>(&mut self, child: Child, half: Half, pool: &mut P) {
+    /// The same for one of several, which are given together where they are neighbours in memory.
+    pub(crate) fn free_to<P: TablePool>(&mut self, child: Child, half: Half, gone: &mut Returns<'_, P>) {
         match child {
             Child::Empty | Child::Leaf | Child::Sparse => {}
             Child::Table(n) => {
-                if let Some(table) = self.tables.remove(n) {
-                    pool.give(table.at, half.level().table_bytes());
+                let table = self.tables.remove(n);
+                if let Some(table) = table.filter(|table| table.used < FOREIGN) {
+                    gone.give(table.at, half.level().table_bytes());
                 }
             }
             Child::Directory(n) => {
@@ -325,10 +402,11 @@ impl<F: Format> Tree<F> {
                 for slot in 0..512 {
                     let below = self.child(Place { directory: n, slot });
                     let half = if slot % 2 == 0 { Half::Big } else { Half::Small };
-                    self.free(below, half, pool);
+                    self.free_to(below, half, gone);
                 }
-                if let Some(directory) = self.directories.remove(n) {
-                    pool.give(directory.at, DIRECTORY_BYTES);
+                let directory = self.directories.remove(n);
+                if let Some(directory) = directory.filter(|directory| directory.used < FOREIGN) {
+                    gone.give(directory.at, DIRECTORY_BYTES);
                 }
             }
         }
@@ -336,14 +414,16 @@ impl<F: Format> Tree<F> {
 
     /// Gives all tables to the pool, the root only where `root` says so.
     pub(crate) fn free_all<P: TablePool>(&mut self, pool: &mut P, root: bool) {
+        let mut gone = Returns::new(pool);
         for slot in 0..512 {
             let place = Place { directory: self.root, slot };
             let child = self.set(place, Child::Empty);
-            self.free(child, Half::Big, pool);
+            self.free_to(child, Half::Big, &mut gone);
         }
         if root {
-            self.free(Child::Directory(self.root), Half::Big, pool);
+            self.free_to(Child::Directory(self.root), Half::Big, &mut gone);
         }
+        gone.finish();
     }
 
     /// Whether directory `n` is still the one that job `made_by` made, was never linked, and nothing hangs in it.
@@ -352,26 +432,32 @@ impl<F: Format> Tree<F> {
         directory.is_some_and(|directory| directory.used == 0 && !directory.linked)
     }
 
-    /// Whether nothing below `child` maps anything.
+    /// Whether nothing below `child` maps anything. What firmware made never counts as empty.
     pub(crate) fn is_empty_below(&self, child: Child) -> bool {
         match child {
             Child::Empty => true,
             Child::Leaf | Child::Sparse => false,
             Child::Table(n) => self.tables.get(n).is_none_or(|table| table.used == 0 && table.open == 0),
-            Child::Directory(n) => (0..512).all(|slot| self.is_empty_below(self.child(Place { directory: n, slot }))),
+            Child::Directory(n) => {
+                let empty = |slot| self.is_empty_below(self.child(Place { directory: n, slot }));
+                !self.is_foreign(child) && (0..512).all(empty)
+            }
         }
     }
 
-    /// All tables with their level, for statistics and for giving everything back.
-    pub(crate) fn addresses(&self) -> Result<List<(TableAddr, u64)>, NoMemory> {
+    /// Where the tables are that firmware made, or all others, and how long each is.
+    pub(crate) fn addresses(&self, foreign: bool) -> Result<List<(TableAddr, u64)>, NoMemory> {
         let mut list = List::new();
-        list.reserve_exact(self.directories.len() + self.tables.len())?;
+        let all = self.directories.len() + self.tables.len();
+        list.reserve_exact(if foreign { self.foreign } else { all - self.foreign })?;
         for (_, directory) in self.directories.iter() {
-            list.push((directory.at, DIRECTORY_BYTES))?;
+            if (directory.used >= FOREIGN) == foreign {
+                list.push((directory.at, DIRECTORY_BYTES))?;
+            }
             for (slot, packed) in directory.children.iter().enumerate() {
                 if let Child::Table(n) = packed.child() {
                     let half = if slot % 2 == 0 { Half::Big } else { Half::Small };
-                    if let Some(table) = self.tables.get(n) {
+                    if let Some(table) = self.tables.get(n).filter(|table| (table.used >= FOREIGN) == foreign) {
                         list.push((table.at, half.level().table_bytes()))?;
                     }
                 }

@@ -61,6 +61,21 @@ fn every_page_size_of_every_discrete_chip_maps_and_unmaps() {
     }
 }
 
+/// GA100 wants a 512M leaf straight over a pointer to empty tables; in two halves the pointer would for a moment lead
+/// somewhere else.
+#[test]
+fn ga100_has_no_512m_pages_on_a_bus_that_splits_words() {
+    for (bus, largest) in [(Bus::Bits64, 512 * MIB), (Bus::Bits32, 2 * MIB)] {
+        let mut world = World::<V2>::with(&Config { bus, ..Config::chip("ga100") });
+        assert_eq!(world.vmm.page_sizes().has(PageSize::Size512M), bus == Bus::Bits64);
+        let before = world.map(0, DATA, 4096, Some(PageSize::Size4K));
+        world.unmap(before);
+        world.map(0, 16 * GIB, 512 * MIB, None);
+        assert_eq!(world.access(0x1234_5678).map(|found| found.page_bytes), Ok(largest));
+        world.assert_clean();
+    }
+}
+
 /// What `map --size 1G --page 4K` has to reach, on a bus with 64-bit accesses and one without.
 fn gigabyte<F: gmmu::format::Format>(chip: &str, bus: Bus) {
     let mut world = World::<F>::with(&Config { bus, ..Config::chip(chip) });

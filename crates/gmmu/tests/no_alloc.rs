@@ -13,7 +13,7 @@ use gmmu::device::{
 use gmmu::format::{Format, V2, V3};
 use gmmu::tlb::Limits;
 use gmmu::vmm::{
-    flush_all, poll_flush_all, ExecuteError, Extent, Flushed, Job, MapRequest, Receipt, SpaceConfig, Use, Vmm,
+    flush_all, poll_flush_all, ExecuteError, Extent, Flushed, Job, MapRequest, Receipt, SpaceConfig, Span, Use, Vmm,
 };
 use kinds::{Armed, Kind, KINDS};
 use stats_alloc::{Region, Stats, StatsAlloc, INSTRUMENTED_SYSTEM};
@@ -107,6 +107,8 @@ fn main() {
     println!("test write_and_flush_never_call_the_heap ... ok");
     no_kind_of_job_calls_the_heap();
     println!("test no_kind_of_job_calls_the_heap ... ok");
+    zaps_never_call_the_heap();
+    println!("test zaps_never_call_the_heap ... ok");
     a_heap_call_would_be_counted();
     println!("test a_heap_call_would_be_counted ... ok");
 }
@@ -222,6 +224,37 @@ fn heap_calls<F: Format>(chip: &str, kind: &Kind, way: Way) -> [usize; 3] {
 
 fn calls(stats: Stats) -> [usize; 3] {
     [stats.allocations, stats.reallocations, stats.deallocations]
+}
+
+/// Zaps at every moment of a job that cuts their mapping, and that job with them.
+fn zaps_never_call_the_heap() {
+    let chip = Chip::by_name("gh100").unwrap();
+    let config = SpaceConfig::new(chip, 1 << 36, Use::Channel);
+    for budget in [0, 1, 7, 100, u64::MAX] {
+        let (mut hardware, mut pool) = (Counter::default(), Bump(0));
+        let mut space = Vmm::<V3>::create(config, &mut hardware, &mut pool).unwrap();
+        let extents = [Extent { to: PhysAddr::vram(1 << 34), bytes: 8 << 20 }];
+        let request = MapRequest::extents(&extents).at(1 << 35).evictable();
+        space.map_pages(&mut hardware, &mut pool, &request, &[]).unwrap();
+        let zap = space.zap(1 << 35).unwrap();
+        let hole = Span::new((1 << 35) + 4096..(1 << 35) + 8192).quiesced();
+        let mut job = space.prepare_unmap(&mut hardware, &mut pool, hole).unwrap();
+        job.write(&mut hardware).unwrap();
+        job.flush(&mut hardware).unwrap();
+        hardware.words = 0;
+        let region = Region::new(HEAP);
+        job.write_some(&mut hardware, budget).unwrap();
+        zap.zap(&mut hardware).unwrap();
+        job.skip_zapped();
+        job.write(&mut hardware).unwrap();
+        zap.clone().zap(&mut hardware).unwrap();
+        job.flush(&mut hardware).unwrap();
+        let receipt = job.finish().unwrap();
+        let calls = calls(region.change());
+        assert_eq!(calls, [0; 3], "budget {budget}");
+        assert!(hardware.words > 30, "budget {budget} writes {} words", hardware.words);
+        space.commit(&mut pool, receipt).unwrap();
+    }
 }
 
 /// The counter counts, or zero would say nothing.

@@ -10,7 +10,9 @@ use common::{World, DATA, GIB, MIB};
 use gmmu::addr::{Aperture, PageSize, PeerId, Pfn, PhysAddr, SysAddr, TableAddr};
 use gmmu::chip::Chip;
 use gmmu::format::{Flags, Format, Kind, V2, V3};
-use gmmu::vmm::{Backing, Extent, FramesError, Job, Live, MapRequest, PrepareError, Protection, Span, Vmm};
+use gmmu::vmm::{
+    Backing, Extent, FramesError, Job, Live, MapRequest, PrepareError, Protection, SpaceConfig, Span, Vmm,
+};
 use kinds::{Armed, KINDS};
 use std::ops::Range;
 
@@ -305,6 +307,43 @@ fn address_0_is_only_for_those_who_ask_for_it() {
     world.assert_faults(0..2 * MIB);
     world.assert_clean();
     world.assert_no_leak();
+}
+
+/// Where jobs do not queue, a change that would have to wait for one is refused, of whatever kind either is.
+#[test]
+fn what_would_wait_is_refused_where_jobs_do_not_queue() {
+    for kind in KINDS {
+        let mut world = World::<V3>::new("gh100");
+        let config = SpaceConfig { queues: false, ..*world.vmm.config() };
+        world.vmm = Vmm::with_root(config, &mut world.mmio, world.vmm.pdb()).unwrap();
+        let finish = |world: &mut World<V3>, job: Job| {
+            let frames = kinds::frames(&job);
+            let receipt = Armed::new(job, &frames).execute(&mut world.mmio).unwrap();
+            world.vmm.commit(&mut world.pool, receipt).unwrap();
+            world.notes.tell(world.mmio.bar0());
+        };
+        for step in kind.before {
+            let job = world.prepare_with(|vmm, pool| step.plan(vmm, pool)).unwrap();
+            finish(&mut world, job);
+        }
+        let job = world.prepare_with(|vmm, pool| kind.does.plan(vmm, pool)).unwrap();
+        let range = kind.does.range();
+        let span = Span::new(range.start..range.start + K4).quiesced();
+        // What was planned and taken back leaves room for the next plan, once.
+        let first = world.prepare_sparse(span.clone()).map(|job| job.range());
+        let why = refused(&mut world, |world| world.prepare_sparse(span.clone()));
+        assert_eq!(first, Err(why.clone()));
+        assert_eq!(why, PrepareError::Pending { range: job.range() }, "{}", kind.name);
+        let Range { start, end } = job.range();
+        assert_eq!(why.to_string(), format!("a job that changes {start:#x}..{end:#x} has to be executed first"));
+        let elsewhere = world.prepare_sparse(1 << 48..(1 << 48) + K4).unwrap();
+        finish(&mut world, elsewhere);
+        finish(&mut world, job);
+        let job = world.prepare_sparse(span).unwrap();
+        finish(&mut world, job);
+        world.assert_clean();
+        world.assert_no_leak();
+    }
 }
 
 /// Whatever is wrong with a list, the job comes back whole and takes the right one; what is written first is checked

@@ -14,6 +14,7 @@ pub mod list;
 pub mod man;
 pub mod map;
 pub mod render;
+pub mod replay;
 pub mod roots;
 pub mod run;
 pub mod selftest;

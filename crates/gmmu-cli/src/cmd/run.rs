@@ -3,19 +3,21 @@
 use std::path::PathBuf;
 
 use gmmu::addr::TableAddr;
+use gmmu::bar1::{Owned, Usage};
 use gmmu::chip::Chip;
 use gmmu::format::Format;
 use gmmu_sim::Finding;
 use serde::Serialize;
 
+use crate::cmd::replay;
 use crate::console::{BAD, Console, GOOD, SCHEMA, STRONG, View};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::files;
 use crate::machine::{CountsView, FindingView, Machine, SpaceView, write_vram};
-use crate::notation::{Counted, Size, Text};
+use crate::notation::{Address, Counted, Size, Text};
 use crate::num::number;
 use crate::progress::Progress;
-use crate::script::{Broken, Ran, Runner, Script};
+use crate::script::{Broken, Occupancy, Ran, Runner, Script};
 use crate::source::chip;
 use crate::with_format;
 
@@ -25,9 +27,11 @@ Examples:
   gmmu run mapping.gmmu
   gmmu run mapping.gmmu --chip tu102 --keep-going --json
   echo 'space a; map a va=0x1000000 len=64K' | gmmu run -
+  gmmu run --trace driver.trace           what another driver did, judged
+  gmmu run --mmiotrace mmio.log
 
 A script has one operation a line, or several with ; between. # is a comment.
-  gpu gh100 vram=16G                      the GPU, before anything else
+  gpu gh100 vram=16G bar1=256M            the GPU, before anything else
   space a use=bar root=0x201000           an address space (use=channel)
   space b tables=sys                      its tables in system memory
   map a va=0x1000000 pa=vram:0x200000000 len=4M page=64K kind=6 ro vol
@@ -38,22 +42,49 @@ A script has one operation a line, or several with ; between. # is a comment.
   protect a va=0x1000000 len=64K ro kind=6   flags: all of them, or none
   sparse a va=0x40000000 len=1G           reads give 0, writes are dropped
   unsparse a va=0x40000000 len=2M         accesses fault again
+  bind a { map va=0x2000000 len=1M; unmap va=0x2040000 len=64K }  as one job
+  map a va=0x3000000 len=64K object=1 offset=64K  its second 64K
+  map a va=0x4000000 len=64K evictable=Z   Z: what zap and rebind call it
+  rebind a Z { map va=0x4000000 len=64K }  gives it other memory, zapped or not
+  defragment a va=buf largest=2M          pages become large again
+  reclaim a                               empty tables are given back
+  restore a                               all tables are written again
   prepare J protect a va=buf none         any of the changes above, as a job
   execute J budget=100                    100 entries of it; or all of it
   commit J
   cancel J
+  zap Z                                   its pages are gone, without a job
+  skip J                                  J goes on without what was zapped
+  drop J                                  forgotten, and its space notices
+  adopt a                                 what it has is firmware's from here on
+  close a                                 the space ends, its tables are free
   expect a 0x1000000 vram:0x200000000 page=64K kind=6 ro vol
   expect a 0x40000000 sparse page=512M    also: unmapped, fault=PTE
+  expect a 0x3000000 piece len=64K object=1 offset=64K   in the records
+  expect a tables=6 reclaimable=0 jobs=1  also: pieces, zapped, foreign
+  expect J rounds=2                       of writes, with an invalidate each
   write a buf+0x10 0xdeadbeef             32 bits, through the GPU's MMU
   read a buf+0x10 0xdeadbeef              and must find this
   refuse Busy map a va=buf len=4K         must fail, and with this error
+  inst bind C a                           a channel's instance block names a
+  inst unbind C
+  bar1 bind b                             BAR1 goes through b, for good
+  bar1 map w len=64K                      w: memory for the CPU, as map has it
+  bar1 write w+0x10 0xbeef bits=16        8, 16, 32 or 64; read likewise
+  bar1 unmap w                            at the end: bar1 unbind
+  expect b mappings=1 taken=64K hole=192M  also: poisoned
   inject noflush at=2                     the 2nd invalidate from here is lost
+  lose vram                               it reads 0, and the caches are empty
   snapshot tables.snap                    the page tables, to a file
 
 Memory is vram:ADDR, sys-coh:ADDR, sys-ncoh:ADDR or peerN:ADDR. Flags are acd,
 encrypted, noatomic, priv, ro and vol. A change that cuts a larger page or
 sparse entry lets the rest of it fault for a moment: add quiesced (nobody is
 there; the default), replayable, or live (then it is refused: WouldFault).
+
+bind maps over whatever is there. Between its braces are map, unmap, sparse and
+unsparse without the space, in order, with ; between or a line for each. What is
+left of a mapping keeps its place in its object, and joins what goes on there.
 
 inject WHAT at=N for=M: from event N on (1 is the next), M times.
   noflush     invalidates that do nothing                     [for=1]
@@ -63,13 +94,21 @@ inject WHAT at=N for=M: from event N on (1 is the next), M times.
   oom         tables for which there is no memory             [for=1]
 
 refuse NAME OPERATION: the operation has to fail with that error. Names are
+  space       Taken Unaligned BeyondReach WrongAperture NoTable
   changes     Busy NoSpace NoVa NoMemory Empty Overflow Unaligned BeyondVa
               BeyondVram NoSuchPage KindForbids4K NotInFormat TooWide
-              NotMapped WouldFault BeyondReach Gone WindowLost
-  execute     NotYet PredecessorLost Count BeyondReach Unaligned Timeout Gone
-              WindowLost Executed
+              NotMapped WouldFault BeyondReach NotRestored BindsPart
+              NothingToMerge Adopted Gone WindowLost
+  execute     NotYet PredecessorLost Lost Zapped Count BeyondReach Unaligned
+              Timeout Gone WindowLost Executed
   commit      NotExecuted Foreign
-  cancel      Begun HasDependents NoMemory
+  cancel      Begun HasDependents Foreign NoMemory
+  adopt       Busy TooManyTables
+  close       Busy Bound Timeout Gone
+  zap         Timeout Gone WindowLost
+  inst        BarSpace NoSpace
+  bar1        NotForBars InUse BarTaken NotBound NoRoom BeyondAperture Late
+              OutOfRange Unaligned TooWide ReadOnly Poisoned
   read, write FAULT_PDE FAULT_PTE FAULT_RO_VIOLATION … as in kernel logs
 
 Exit code 1: an operation did not go as the script says, or the sanitizer found
@@ -80,8 +119,16 @@ something.";
 #[command(after_help = HELP)]
 pub struct Args {
     /// The script, or - for standard input
-    #[arg(value_name = "SCRIPT")]
-    script: PathBuf,
+    #[arg(value_name = "SCRIPT", required_unless_present_any = ["trace", "mmiotrace"])]
+    script: Option<PathBuf>,
+
+    /// Do what a trace of a driver's accesses says instead, and judge that
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["script", "snapshot", "keep_going", "mmiotrace"])]
+    trace: Option<PathBuf>,
+
+    /// The same with a log of Linux's mmiotrace of a real card
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["script", "snapshot", "keep_going"])]
+    mmiotrace: Option<PathBuf>,
 
     /// The GPU to model, where the script has no gpu line [default: gh100]
     #[arg(long, value_name = "CHIP", value_parser = chip)]
@@ -121,12 +168,48 @@ struct Report {
     findings: Vec<FindingView>,
     operations: usize,
     broken: Vec<BrokenView>,
+    /// What BAR1 has, where it goes through a space.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bar1: Option<Bar1View>,
     /// The lines of the script that each finding tells of.
     #[serde(skip)]
     histories: Vec<String>,
     /// Where the script came from, for messages.
     #[serde(skip)]
     script: String,
+}
+
+/// How full BAR1 is, and of what.
+#[derive(Debug, Serialize)]
+struct Bar1View {
+    space: String,
+    bytes: u64,
+    taken: u64,
+    largest_hole: u64,
+    mappings: Vec<Bar1MappingView>,
+}
+
+#[derive(Debug, Serialize)]
+struct Bar1MappingView {
+    name: String,
+    offset: Address,
+    bytes: u64,
+    read_only: bool,
+    poisoned: bool,
+}
+
+impl From<Occupancy> for Bar1View {
+    fn from(Occupancy { space, usage, mappings }: Occupancy) -> Self {
+        let mapping = |(name, owned): (String, Owned)| Bar1MappingView {
+            name,
+            offset: Address(owned.range.start),
+            bytes: owned.range.end - owned.range.start,
+            read_only: owned.read_only,
+            poisoned: owned.poisoned,
+        };
+        let Usage { bytes, taken, largest_hole, .. } = usage;
+        Self { space, bytes, taken, largest_hole, mappings: mappings.into_iter().map(mapping).collect() }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -141,13 +224,20 @@ struct BrokenView {
 /// # Errors
 /// Exit code 2 where the script does not parse or does not fit the options; 3 where files cannot be read or written.
 pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
+    let traced = args.trace.as_deref().map(|path| (path, replay::Kind::Trace));
+    if let Some((path, kind)) = traced.or(args.mmiotrace.as_deref().map(|path| (path, replay::Kind::Mmiotrace))) {
+        let Args { chip, vram, seed, .. } = *args;
+        let options = replay::Options { chip, vram, seed, vram_out: args.vram_out.as_deref() };
+        return replay::run(path, kind, options, console);
+    }
+    let Some(script) = &args.script else { return Err(Failure::usage("no script")) };
     if let (Some(image), Some(snapshot)) = (&args.vram_out, &args.snapshot)
         && files::same(image, snapshot)
     {
         return Err(Failure::usage("--vram-out and --snapshot name the same file"));
     }
-    let name = args.script.display().to_string();
-    let text = files::read_text(&args.script, console)?;
+    let name = script.display().to_string();
+    let text = files::read_text(script, console)?;
     let script = Script::read(&name, &text)?;
     let (chip, vram) = model(args.chip, args.vram, &script, &name)?;
     with_format!(chip.mmu, run_on(args, chip, vram, &script, console))
@@ -188,7 +278,7 @@ fn run_on<F: Format>(
     script: &Script,
     console: &mut Console<'_>,
 ) -> Outcome {
-    let machine = Machine::seeded(chip, vram, &script.named_memory(), args.seed)?;
+    let machine = Machine::with(chip, script.config(vram, args.seed), &script.named_memory())?;
     let mut runner = Runner::<F>::new(machine);
     let mut progress = Progress::new(console.terminal(), "running", Some(script.lines.len() as u64));
     let mut broken = Vec::new();
@@ -208,11 +298,10 @@ fn run_on<F: Format>(
         write_vram(runner.machine().gpu(), path)?;
     }
     if let Some(path) = &args.snapshot {
-        let roots: Vec<_> = runner.spaces().iter().map(|(name, vmm)| (name.clone(), vmm.pdb())).collect();
-        runner.machine().snapshot(path, roots.iter().map(|(name, root)| (name.as_str(), *root)))?;
+        runner.snapshot(path)?;
     }
     let mut report = report(chip, &mut runner, operations, broken);
-    report.script = args.script.display().to_string();
+    report.script = args.script.as_deref().map(|path| path.display().to_string()).unwrap_or_default();
     console.show(&report)?;
     let bad = !report.broken.is_empty() || report.findings.iter().any(FindingView::counts);
     Ok(if bad { Exit::Negative } else { Exit::Done })
@@ -226,12 +315,11 @@ fn report<F: Format>(
 ) -> Report {
     let spaces: Vec<SpaceView> = runner
         .spaces()
-        .iter()
-        .map(|(name, vmm)| SpaceView { name: name.clone(), mmu: F::VERSION.name(), root: Text(vmm.pdb()) })
+        .map(|(name, vmm)| SpaceView { name: name.to_owned(), mmu: F::VERSION.name(), root: Text(vmm.pdb()) })
         .collect();
     let findings = runner.machine().gpu().findings().to_vec();
     let histories = findings.iter().map(|finding| history(finding, runner)).collect();
-    let tables = runner.spaces().iter().map(|(_, vmm)| vmm.census()).map(|c| c.directories + c.leaf_tables).sum();
+    let tables = runner.spaces().map(|(_, vmm)| vmm.census()).map(|c| c.directories + c.leaf_tables).sum();
     Report {
         schema: SCHEMA,
         chip: chip.name,
@@ -243,6 +331,7 @@ fn report<F: Format>(
         findings: runner.machine().findings(),
         operations,
         broken,
+        bar1: runner.occupancy().map(Bar1View::from),
         histories,
         script: String::new(),
     }
@@ -280,6 +369,11 @@ impl View for Report {
             Counted(window_moves, "window move", "window moves"),
             Counted(invalidates, "invalidate", "invalidates")
         ))?;
+        if let Some(Bar1View { bytes, taken, largest_hole, mappings, .. }) = &self.bar1 {
+            let mappings = Counted(mappings.len() as u64, "mapping", "mappings");
+            let (taken, bytes, hole) = (Size(*taken), Size(*bytes), Size(*largest_hole));
+            console.line(format_args!("BAR1: {taken} of {bytes} in {mappings}, the largest hole {hole}"))?;
+        }
         if self.broken.is_empty() && !self.findings.iter().any(FindingView::counts) {
             console.line(format_args!("{GOOD}everything went as the script says{GOOD:#}"))?;
         }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use gmmu::addr::{Aperture, PhysAddr};
+use gmmu::addr::{Aperture, PhysAddr, SysAddr, TableAddr};
 use gmmu::vram::Contiguous;
 use gmmu_sim::Gpu;
 
@@ -27,6 +27,14 @@ impl Data {
         match self {
             Self::Vram(taken) => PhysAddr::vram(taken.start().raw()),
             Self::Sys(range) => PhysAddr::new(Aperture::SysCoherent, range.start),
+        }
+    }
+
+    /// The first byte, as a table's or an instance block's.
+    pub(super) fn table(&self) -> TableAddr {
+        match self {
+            Self::Vram(taken) => TableAddr::from(taken.start()),
+            Self::Sys(range) => TableAddr::SysCoherent(SysAddr::new(range.start)),
         }
     }
 }

@@ -4,24 +4,26 @@
 mod data;
 mod image;
 mod report;
+mod spaces;
 mod tables;
+mod told;
 
 pub use data::Data;
 pub use image::write_vram;
 pub use report::{CountsView, FindingView, SpaceView};
+pub use spaces::{Bound, Channel, InstError};
 pub use tables::Tables;
 
 use std::ops::Range;
 
 use gmmu::addr::{PAGE_BYTES, PageSize, TableAddr, VramAddr};
 use gmmu::chip::Chip;
-use gmmu::device::{Bar0, DeviceError, TablePool};
+use gmmu::fb::{Carveouts, FbLayout, GspRegion, Keep, LayoutInput};
 use gmmu::format::Format;
+use gmmu::mm::GpuMm;
 use gmmu::mmio::Mmio;
-use gmmu::vmm::{
-    CommitError, Job, MapRequest, Mapping, PrepareError, Protection, Receipt, SpaceConfig, Span, Use, Vmm,
-};
-use gmmu::vram::{Contiguous, Place, Request, State, TablePages, Vram};
+use gmmu::vmm::{Bind, CommitError, Job, Live, MapRequest, Mapping, PrepareError, Protection, Receipt, Span, Vmm, Zap};
+use gmmu::vram::{Contiguous, Place, Request, State};
 use gmmu_sim::{Client, Config, ConfigError, CpuPath, Gpu, Notes, SysPool, Watched};
 
 use crate::exit::Failure;
@@ -30,7 +32,9 @@ use crate::num::number;
 use crate::snapshot::{self, NamedRoot, SnapshotInfo};
 use crate::source::chip;
 use data::SysData;
+use spaces::{BoundBar1, OwnRoot};
 use tables::{Pool, sys_pool};
+use told::Told;
 
 /// Video memory below this is never handed out: address 0 is no place for a table.
 const FIRST_BYTES: u64 = 1 << 20;
@@ -60,6 +64,16 @@ pub enum Asked<'a> {
     Sparse(Span),
     /// Accesses fault again where nothing is mapped.
     Unsparse(Span),
+    /// All of these, one after the other, as one change.
+    Bind(&'a [Bind<'a>], Live),
+    /// A mapping that can be zapped gets other memory.
+    Rebind(&'a Zap, &'a [MapRequest<'a>], Live),
+    /// Pages become as large as that, where their memory goes on.
+    Defragment(Span, PageSize),
+    /// Empty tables are given back.
+    Reclaim,
+    /// All tables are written again.
+    Restore,
 }
 
 /// The default of `--vram`; on a chip without video memory it means none.
@@ -69,11 +83,14 @@ const VRAM_DEFAULT: u64 = 96 << 30;
 #[derive(Debug)]
 pub struct Machine {
     mmio: Mmio<Gpu, CpuPath>,
-    /// None on a chip without video memory.
-    vram: Option<(Vram, TablePages)>,
+    /// Who has which part of video memory, and who uses which root.
+    mm: GpuMm,
     sys: SysPool,
     sys_data: SysData,
     notes: Notes,
+    /// The spaces that were made here.
+    roots: Vec<OwnRoot>,
+    bar1: Option<BoundBar1>,
 }
 
 impl Machine {
@@ -83,23 +100,24 @@ impl Machine {
     /// # Errors
     /// Exit code 2 and why, where there can be no such GPU.
     pub fn new(chip: &Chip, vram_bytes: u64, foreign: &[Range<u64>]) -> Result<Self, Failure> {
-        Self::seeded(chip, vram_bytes, foreign, 0)
+        Self::with(chip, Config { vram: vram_bytes, ..Config::default() }, foreign)
     }
 
-    /// The same, with the seed of everything that is arbitrary in the model.
+    /// The same, with a seed, a BAR1 and whatever else the model has, as `config` says; `chip` takes the place of its.
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub fn seeded(chip: &Chip, vram_bytes: u64, foreign: &[Range<u64>], seed: u64) -> Result<Self, Failure> {
-        let vram_bytes = if chip.is_integrated() && vram_bytes == VRAM_DEFAULT { 0 } else { vram_bytes };
-        let config = Config { vram: vram_bytes, seed, ..Config::chip(chip.name) };
+    pub fn with(chip: &Chip, config: Config, foreign: &[Range<u64>]) -> Result<Self, Failure> {
+        let vram = if chip.is_integrated() && config.vram == VRAM_DEFAULT { 0 } else { config.vram };
+        let config = Config { chip: chip.name.to_owned(), vram, ..config };
         let gpu = Gpu::new(&config).map_err(|why| no_such_gpu(&why))?;
         let foreign = sorted(foreign);
         let sys = sys_pool(&gpu, &foreign);
         let mut mmio = Mmio::probe_with(gpu, CpuPath).map_err(Failure::usage)?;
-        let vram = if chip.is_integrated() { None } else { Some(video_memory(mmio.vram_bytes(), &foreign)?) };
+        let layout = if chip.is_integrated() { None } else { Some(video_memory(mmio.vram_bytes(), &foreign)?) };
+        let mm = GpuMm::new(mmio.chip(), layout).map_err(no_room)?;
         let sys_data = SysData::new(mmio.bar0(), foreign);
-        Ok(Self { mmio, vram, sys, sys_data, notes: Notes::default() })
+        Ok(Self { mmio, mm, sys, sys_data, notes: Notes::default(), roots: Vec::new(), bar1: None })
     }
 
     /// The GPU itself.
@@ -134,7 +152,7 @@ impl Machine {
         let request = Request::new(bytes).align(align).place(Place::High).contiguous().build();
         let request = request.map_err(Failure::usage)?;
         let chip = self.mmio.chip().name;
-        let Some((vram, _)) = &mut self.vram else {
+        let Some(vram) = self.mm.vram() else {
             return Err(Failure::usage(format_args!(
                 "{chip} is an integrated GPU without video memory: its pages lie in system memory"
             ))
@@ -167,7 +185,7 @@ impl Machine {
     /// # Errors
     /// As [`take_data_for`](Self::take_data_for).
     pub fn take_pages(&mut self, bytes: u64, page: Option<PageSize>) -> Result<Data, Failure> {
-        if self.vram.is_some() {
+        if self.mm.vram().is_some() {
             return self.take_data_for(bytes, page).map(Data::Vram);
         }
         let chip = self.mmio.chip();
@@ -210,52 +228,10 @@ impl Machine {
 
     /// Gives data memory back.
     pub fn give_data(&mut self, data: Contiguous) {
-        if let Some((vram, _)) = &mut self.vram {
+        if let Some(vram) = self.mm.vram() {
             let given = vram.free(data.extent(), State::Dirty);
             debug_assert!(given.is_ok(), "{given:?}");
         }
-    }
-
-    /// Makes an address space, its root where the user wants it or anywhere, its tables where the chip has them.
-    ///
-    /// # Errors
-    /// What the library says.
-    pub fn create_space<F: Format>(&mut self, root: Option<u64>, used_by: Use) -> Result<Vmm<F>, PrepareError> {
-        self.create_space_in(Tables::of(self.mmio.chip()), root, used_by)
-    }
-
-    /// The same, with the root and all later tables in the memory that the caller chooses.
-    ///
-    /// # Errors
-    /// What the library says.
-    pub fn create_space_in<F: Format>(
-        &mut self,
-        tables: Tables,
-        root: Option<u64>,
-        used_by: Use,
-    ) -> Result<Vmm<F>, PrepareError> {
-        if (used_by, tables) == (Use::Bar, Tables::Sys) {
-            // As the library refuses every other table of such a space.
-            return Err(DeviceError::WrongAperture { at: tables.at(root.unwrap_or(0)) }.into());
-        }
-        let whole_words = self.mmio.bar0().has_64bit();
-        let config = SpaceConfig { whole_words, ..SpaceConfig::new(self.mmio.chip(), self.mmio.vram_bytes(), used_by) };
-        let made = match root {
-            Some(root) => {
-                let root = tables.at(root);
-                self.gpu().note_table_taken(root, 4096);
-                Vmm::with_root(config, &mut self.mmio, root)
-            }
-            None => {
-                let root = self.parts(tables).0.take(4096, None)?;
-                self.tell();
-                Vmm::with_root(config, &mut self.mmio, root)
-            }
-        };
-        if let Ok(vmm) = &made {
-            self.gpu().note_root(vmm.pdb());
-        }
-        made
     }
 
     /// Prepares a change.
@@ -263,18 +239,20 @@ impl Machine {
     /// # Errors
     /// What the library says.
     pub fn prepare<F: Format>(&mut self, vmm: &mut Vmm<F>, asked: Asked<'_>) -> Result<Job, PrepareError> {
-        let notes = self.notes.clone();
-        let (mut pool, mmio) = self.parts(Tables::holding(vmm.pdb()));
+        let (mut pool, mut hardware) = self.parts(Tables::holding(vmm.pdb()));
         let plan = match asked {
             Asked::Map(request) => vmm.plan_map(&mut pool, request),
             Asked::Unmap(span) => vmm.plan_unmap(&mut pool, span),
             Asked::Protect(span, protection) => vmm.plan_protect(&mut pool, span, protection),
             Asked::Sparse(span) => vmm.plan_sparse(&mut pool, span),
             Asked::Unsparse(span) => vmm.plan_unsparse(&mut pool, span),
+            Asked::Bind(operations, live) => vmm.plan_bind(&mut pool, operations, live),
+            Asked::Rebind(zap, maps, live) => vmm.plan_rebind(&mut pool, zap, maps, live),
+            Asked::Defragment(span, largest) => vmm.plan_defragment(&mut pool, span, largest),
+            Asked::Reclaim => vmm.plan_reclaim(&mut pool),
+            Asked::Restore => vmm.plan_restore(&mut pool),
         };
-        // The sanitizer hears of new tables before anything is written to them.
-        notes.tell(mmio.bar0());
-        let job = plan?.init(mmio);
+        let job = plan.and_then(|plan| plan.init(&mut hardware));
         self.tell();
         job
     }
@@ -342,13 +320,12 @@ impl Machine {
     }
 
     /// The pool of one memory's tables, and the GPU beside it. All tables of a space come from the memory of its root.
-    fn parts(&mut self, tables: Tables) -> (Watched<Pool<'_>>, &mut Mmio<Gpu, CpuPath>) {
-        let pool = match (tables, &mut self.vram) {
-            (Tables::Sys, _) => Pool::Sys(&mut self.sys),
-            (Tables::Vram, Some((vram, pages))) => Pool::Vram(pages.pool(vram)),
-            (Tables::Vram, None) => Pool::None,
+    fn parts(&mut self, tables: Tables) -> (Watched<Pool<'_>>, Told<'_>) {
+        let pool = match tables {
+            Tables::Sys => Pool::Sys(&mut self.sys),
+            Tables::Vram => self.mm.pool().map_or(Pool::None, Pool::Vram),
         };
-        (Watched::sharing(pool, self.notes.clone()), &mut self.mmio)
+        (Watched::sharing(pool, self.notes.clone()), Told { mmio: &mut self.mmio, notes: self.notes.clone() })
     }
 
     /// Tells the sanitizer what became of table memory.
@@ -357,23 +334,22 @@ impl Machine {
     }
 }
 
-/// The allocator of `bytes` of video memory without what is foreign, sorted by its start.
-fn video_memory(bytes: u64, foreign: &[Range<u64>]) -> Result<(Vram, TablePages), Failure> {
-    let end = VramAddr::new(bytes);
-    let mut regions = Vec::new();
-    let mut start = FIRST_BYTES;
-    for range in foreign {
-        if range.start > start {
-            regions.push(VramAddr::new(start)..VramAddr::new(range.start.min(end.raw())));
-        }
-        start = start.max(range.end);
-    }
-    regions.push(VramAddr::new(start.min(end.raw()))..end);
-    regions.retain(|region| region.start < region.end);
-    let vram = Vram::new(&regions)
-        .map_err(|why| Failure::usage(format_args!("no video memory is left for page tables: {why}")))?;
-    let pages = TablePages::for_vram(&vram).map_err(Failure::input)?;
-    Ok((vram, pages))
+/// What is where in `bytes` of video memory: the first of them and what is foreign belong to others.
+fn video_memory(bytes: u64, foreign: &[Range<u64>]) -> Result<FbLayout, Failure> {
+    let part = |range: &Range<u64>| VramAddr::new(range.start.min(bytes))..VramAddr::new(range.end.min(bytes));
+    let keep = |range: &Range<u64>, what| Keep { range: part(range), what };
+    let keep: Vec<Keep> = std::iter::once(keep(&(0..FIRST_BYTES), "kept from the allocators"))
+        .chain(foreign.iter().filter(|range| range.start < range.end).map(|range| keep(range, "the user's own")))
+        .collect();
+    // The model keeps nothing for itself, and so its firmware says.
+    let all = GspRegion { limit: bytes.saturating_sub(1), ..GspRegion::default() };
+    let input = LayoutInput { total: bytes, reach: bytes, carveouts: &Carveouts::default(), keep: &keep };
+    FbLayout::from_gsp(&input, &[all]).map_err(no_room)
+}
+
+/// That there is no memory for tables.
+fn no_room(why: impl std::fmt::Display) -> Failure {
+    Failure::usage(format_args!("no video memory is left for page tables: {why}"))
 }
 
 /// Makes sure that the chip has the page size, before anything is done with it.
@@ -426,71 +402,4 @@ fn sorted(ranges: &[Range<u64>]) -> Vec<Range<u64>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use gmmu::addr::PhysAddr;
-    use gmmu::format::{V2, V3};
-    use gmmu::vmm::Extent;
-    use gmmu_sim::AccessKind;
-
-    /// A space with its tables in system memory, beside one with its tables in video memory.
-    fn both<F: Format>(name: &str) {
-        let mut machine = Machine::new(chip(name).expect("a chip"), 1 << 30, &[]).expect("a machine");
-        let data = machine.take_data(4 << 20, 2 << 20).expect("memory");
-        let extents = [Extent { to: PhysAddr::vram(data.start().raw()), bytes: 4 << 20 }];
-        for tables in [Tables::Sys, Tables::Vram] {
-            let mut vmm = machine.create_space_in::<F>(tables, None, Use::Channel).expect("a space");
-            assert_eq!(Tables::holding(vmm.pdb()), tables);
-            for page in [PageSize::Size4K, PageSize::Size64K, PageSize::Size2M] {
-                machine.gpu().reset_counts();
-                let request = MapRequest { page: Some(page), ..MapRequest::extents(&extents).at(1 << 32) };
-                let job = machine.prepare_map(&mut vmm, &request).expect("prepares");
-                let receipt = job.execute(machine.mmio()).expect("executes");
-                let range = machine.commit(&mut vmm, receipt).expect("commits").range;
-                let stores = machine.gpu().counts().sys_writes;
-                assert_eq!(stores > 0, tables == Tables::Sys);
-                for va in range.clone().step_by(4096) {
-                    let found = machine.gpu().access(engine(&vmm), va, AccessKind::Read, false).expect("mapped");
-                    assert_eq!(found.to.raw, data.start().raw() + va - range.start);
-                }
-                let job = machine.prepare_unmap(&mut vmm, range.clone()).expect("prepares");
-                let receipt = job.execute(machine.mmio()).expect("executes");
-                machine.commit(&mut vmm, receipt).expect("commits");
-                assert!(machine.gpu().access(engine(&vmm), range.start, AccessKind::Read, false).is_err());
-            }
-        }
-        assert_eq!(machine.gpu().findings(), []);
-    }
-
-    #[test]
-    fn tables_lie_where_the_space_says() {
-        both::<V2>("tu102");
-        both::<V3>("gh100");
-    }
-
-    #[test]
-    fn bar_spaces_have_no_tables_in_system_memory() {
-        let mut machine = Machine::new(chip("gh100").expect("a chip"), 1 << 30, &[]).expect("a machine");
-        let refused = machine.create_space_in::<V3>(Tables::Sys, None, Use::Bar).map(|vmm| vmm.pdb());
-        assert!(matches!(refused, Err(PrepareError::Device(DeviceError::WrongAperture { .. }))), "{refused:?}");
-    }
-
-    #[test]
-    fn tables_in_system_memory_lie_outside_of_what_is_foreign() {
-        let foreign = [0x1000..0x2000, 1 << 40..(1 << 40) + 0x5000];
-        let mut machine = Machine::new(chip("gb10b").expect("a chip"), VRAM_DEFAULT, &foreign).expect("a machine");
-        let vmm = machine.create_space::<V3>(None, Use::Channel).expect("a space");
-        assert_eq!(vmm.pdb(), Tables::Sys.at((1 << 40) + 0x5000));
-        assert_eq!(machine.vram_bytes(), 0);
-        assert!(machine.take_data(4096, 4096).is_err());
-        let first = machine.take_pages(0x3000, None).expect("memory");
-        let second = machine.take_pages(4 << 20, Some(PageSize::Size4K)).expect("memory");
-        assert_eq!(
-            [first.start(), second.start()].map(|at| at.to_string()),
-            ["sys-coh:0x000100000000", "sys-coh:0x000100200000"]
-        );
-        machine.give_pages(second);
-        assert_eq!(machine.take_pages(4096, None).expect("memory").start().raw, (1 << 32) + (2 << 20));
-        assert!(machine.take_pages(1 << 50, None).is_err());
-    }
-}
+mod tests;

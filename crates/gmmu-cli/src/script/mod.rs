@@ -1,6 +1,10 @@
 //! Scripts: a GPU, its address spaces and what happens to them, one operation a line.
 
+mod bar1;
 mod books;
+mod changes;
+mod expect;
+mod jobs;
 mod ops;
 mod parse;
 mod refusal;
@@ -11,5 +15,6 @@ mod work;
 #[cfg(test)]
 mod tests;
 
+pub use bar1::Occupancy;
 pub use ops::Script;
 pub use runner::{Broken, Ran, Runner};

@@ -2,9 +2,10 @@
 
 use gmmu::addr::{Aperture, PageSize, PhysAddr};
 use gmmu::chip::Chip;
+use gmmu::device::Width;
 use gmmu::format::Flags;
 use gmmu::vmm::{Live, Protection};
-use gmmu_sim::Mishap;
+use gmmu_sim::{Config, Mishap};
 
 use crate::machine::Tables;
 
@@ -15,8 +16,19 @@ pub struct Script {
     pub chip: Option<&'static Chip>,
     /// Its memory.
     pub vram: Option<u64>,
+    /// The size of its BAR1.
+    pub bar1: Option<u64>,
     /// The operations, with their lines.
     pub lines: Vec<(usize, Line)>,
+}
+
+impl Script {
+    /// The GPU that the script runs on, but for its chip.
+    #[must_use]
+    pub fn config(&self, vram: u64, seed: u64) -> Config {
+        let default = Config::default();
+        Config { vram, seed, bar1_bytes: self.bar1.unwrap_or(default.bar1_bytes), ..default }
+    }
 }
 
 /// One operation, and the error that it is to be refused with.
@@ -51,12 +63,22 @@ pub enum Op {
         /// What changes.
         change: Change,
     },
-    /// `execute JOB`, or some entries of it.
-    Execute(String, Option<u64>),
-    /// `commit JOB`
-    Commit(String),
-    /// `cancel JOB`
-    Cancel(String),
+    /// What becomes of a job.
+    Job(String, JobOp),
+    /// `zap MAPPING`
+    Zap(String),
+    /// `close`
+    Close(String),
+    /// `adopt`, with the most tables that there may be.
+    Adopt(String, Option<u64>),
+    /// `inst`
+    Inst(Inst),
+    /// `bar1`
+    Bar1(Bar1Op),
+    /// `lose vram`
+    LoseVram,
+    /// `expect WHO COUNT=N …`
+    Counts(String, Vec<(&'static str, u64)>),
     /// `expect`
     Expect {
         /// The space.
@@ -76,37 +98,100 @@ pub enum Op {
     Snapshot(String),
 }
 
-/// A change of an address space.
-#[derive(Clone, Debug)]
-pub enum Change {
-    /// `map`
-    Map(Map),
-    /// What changes a range of addresses, whatever is there.
-    Range {
-        /// The space.
-        space: String,
-        /// Where.
-        va: At,
-        /// How much; of a name, all of it.
-        len: Option<u64>,
-        /// What accesses to cut pages may meet.
-        live: Live,
-        /// What to do.
-        what: What,
-    },
+/// What becomes of a job that was prepared.
+#[derive(Clone, Copy, Debug)]
+pub enum JobOp {
+    /// `execute`, or so many entries of it.
+    Execute(Option<u64>),
+    /// `commit`
+    Commit,
+    /// `cancel`
+    Cancel,
+    /// `drop`
+    Drop,
+    /// `skip`
+    Skip,
 }
 
-/// What becomes of a range.
-#[derive(Clone, Copy, Debug)]
+/// A change of an address space.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// The space.
+    pub space: String,
+    /// What accesses to cut pages may meet.
+    pub live: Live,
+    /// What changes.
+    pub what: What,
+}
+
+/// What changes.
+#[derive(Clone, Debug)]
 pub enum What {
+    /// `map`
+    Map(Map),
     /// `unmap`
-    Unmap,
+    Unmap(Stretch),
     /// `protect`
-    Protect(Protection),
+    Protect(Stretch, Protection),
     /// `sparse`
-    Sparse,
+    Sparse(Stretch),
     /// `unsparse`
-    Unsparse,
+    Unsparse(Stretch),
+    /// `defragment`, up to a page size.
+    Defragment(Stretch, PageSize),
+    /// `bind`: of these `map`, `unmap`, `sparse` and `unsparse`, in order.
+    Bind(Vec<What>),
+    /// `rebind`: an evictable mapping, and what it maps from now on.
+    Rebind(String, Vec<What>),
+    /// `reclaim`
+    Reclaim,
+    /// `restore`
+    Restore,
+}
+
+impl What {
+    /// Its steps, or the change itself.
+    pub(super) fn steps(&self) -> &[Self] {
+        match self {
+            Self::Bind(steps) | Self::Rebind(_, steps) => steps,
+            what => std::slice::from_ref(what),
+        }
+    }
+}
+
+/// A range of addresses.
+#[derive(Clone, Debug)]
+pub struct Stretch {
+    /// Where it begins.
+    pub va: At,
+    /// How long it is; of a name, all of it.
+    pub len: Option<u64>,
+}
+
+/// `inst`: instance blocks of channels.
+#[derive(Clone, Debug)]
+pub enum Inst {
+    /// A block of that name, for a space.
+    Bind(String, String),
+    /// It names no space any more.
+    Unbind(String),
+}
+
+/// `bar1`: what the CPU maps.
+#[derive(Clone, Debug)]
+pub enum Bar1Op {
+    /// BAR1 goes through a space.
+    Bind(String),
+    /// It goes through none.
+    Unbind,
+    /// A mapping of that name.
+    Map(String, Map),
+    /// It ends.
+    Unmap(String),
+    /// A store at an offset of a mapping.
+    Write(String, u64, Width, u64),
+    /// A load, and what it is to find.
+    Read(String, u64, Width, u64),
 }
 
 /// `inject`: what goes wrong, with which event from now, and how often or how long.
@@ -123,8 +208,6 @@ pub struct Inject {
 /// `map`
 #[derive(Clone, Debug)]
 pub struct Map {
-    /// The space.
-    pub space: String,
     /// Where; `None` for anywhere.
     pub va: Option<At>,
     /// How much.
@@ -139,10 +222,14 @@ pub struct Map {
     pub kind: u8,
     /// The flags.
     pub flags: Flags,
-    /// What accesses to sparse neighbours may meet.
-    pub live: Live,
     /// `as=NAME`
     pub name: Option<String>,
+    /// The caller's number of what is mapped, 0 for none.
+    pub object: u64,
+    /// Where in it the mapping begins.
+    pub offset: u64,
+    /// `evictable=NAME`: the name by which it is zapped.
+    pub evictable: Option<String>,
 }
 
 /// The memory of a mapping.
@@ -176,6 +263,21 @@ pub enum Expected {
     Sparse(Option<u64>),
     /// A fault at that level.
     Fault(String),
+    /// A piece in the records that begins there.
+    Piece(PieceLike),
+}
+
+/// A piece that is expected; `None` stands for what does not matter.
+#[derive(Clone, Copy, Debug)]
+pub struct PieceLike {
+    /// Its length.
+    pub len: Option<u64>,
+    /// Its page size in bytes.
+    pub page: Option<u64>,
+    /// The number of its object.
+    pub object: Option<u64>,
+    /// Where in the object it begins.
+    pub offset: Option<u64>,
 }
 
 /// A page that is expected; `None` and no flags stand for what does not matter.

@@ -3,15 +3,15 @@
 use std::ops::Range;
 
 use gmmu::addr::{Aperture, PAGE_BYTES, PageSize};
-use gmmu::format::Kind;
-use gmmu::vmm::Protection;
+use gmmu::device::Width;
 use gmmu_sim::Mishap;
 
-use super::ops::{At, Change, Expected, Inject, Line, Map, Memory, Op, Page, Script, What};
-use super::words::{Args, FLAGS, NO_FLAGS, Read, nearest};
+use super::changes::{CHANGES, at, change, map, step};
+use super::ops::{At, Bar1Op, Expected, Inject, Inst, JobOp, Line, Map, Memory, Op, Page, PieceLike, Script, What};
+use super::words::{Args, Read, nearest};
 use crate::exit::Failure;
 use crate::machine::Tables;
-use crate::notation::{PageChoice, memory, page};
+use crate::notation::memory;
 use crate::num::{number, shown};
 use crate::source::chip;
 
@@ -21,32 +21,21 @@ impl Script {
     /// # Errors
     /// Exit code 2, the line, and what would be right.
     pub fn read(name: &str, text: &str) -> Result<Self, Failure> {
-        let mut script = Self::default();
+        let mut reader = Reader::default();
         // Some editors put a byte-order mark first.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let says = |line, why| Failure::usage(format_args!("{name}:{line}: {why}"));
         for (line, text) in (1..).zip(text.lines()) {
             let text = text.split('#').next().unwrap_or_default();
-            for part in text.split(';').map(str::trim).filter(|part| !part.is_empty()) {
-                script.part(line, part).map_err(|why| Failure::usage(format_args!("{name}:{line}: {why}")))?;
+            for part in text.split(';') {
+                let words: Vec<&str> = part.split_whitespace().collect();
+                reader.part(line, &words).map_err(|why| says(line, why))?;
             }
         }
-        Ok(script)
-    }
-
-    fn part(&mut self, line: usize, text: &str) -> Read<()> {
-        let mut words: Vec<&str> = text.split_whitespace().collect();
-        if words.first() == Some(&"gpu") {
-            return self.gpu(&words);
+        match reader.open {
+            None => Ok(reader.script),
+            Some(open) => Err(says(open.line, "what begins here with { has no } at its end".to_owned())),
         }
-        let mut refused = None;
-        if words.first() == Some(&"refuse") {
-            let name = words.get(1).ok_or("refuse ERROR OPERATION: the error is missing")?;
-            refused = Some((*name).to_owned());
-            words.drain(..2);
-        }
-        let op = operation(&words)?;
-        self.lines.push((line, Line { refused, op, text: text.to_owned() }));
-        Ok(())
     }
 
     fn gpu(&mut self, words: &[&str]) -> Read<()> {
@@ -55,7 +44,7 @@ impl Script {
         }
         let mut args = Args::read(words.get(1..).unwrap_or_default())?;
         self.chip = Some(chip(args.take_word("the chip, such as gh100")?)?);
-        self.vram = args.take_number("vram")?;
+        (self.vram, self.bar1) = (args.take_number("vram")?, args.take_number("bar1")?);
         args.end()
     }
 
@@ -64,9 +53,11 @@ impl Script {
     pub fn named_memory(&self) -> Vec<Range<u64>> {
         let mut ranges = Vec::new();
         for (_, line) in &self.lines {
-            match &line.op {
-                Op::Space { root: Some(root), .. } => ranges.push(*root..root.saturating_add(PAGE_BYTES)),
-                Op::Change { change: Change::Map(map), .. } => match &map.memory {
+            if let Op::Space { root: Some(root), .. } = line.op {
+                ranges.push(root..root.saturating_add(PAGE_BYTES));
+            }
+            for map in line.op.maps() {
+                match &map.memory {
                     Memory::From(to) if to.aperture == Aperture::Vram => {
                         ranges.push(to.raw..to.raw.saturating_add(map.len));
                     }
@@ -75,48 +66,180 @@ impl Script {
                         ranges.extend(pages.iter().map(|&page| page..page.saturating_add(bytes)));
                     }
                     Memory::From(_) | Memory::Pages(..) | Memory::Any => {}
-                },
-                _ => {}
+                }
             }
         }
         ranges
     }
 }
 
+impl Op {
+    /// All mappings that the operation makes.
+    fn maps(&self) -> Vec<&Map> {
+        let steps = match self {
+            Self::Bar1(Bar1Op::Map(_, map)) => return vec![map],
+            Self::Change { change, .. } => change.what.steps(),
+            _ => &[],
+        };
+        steps.iter().filter_map(|step| if let What::Map(map) = step { Some(map) } else { None }).collect()
+    }
+}
+
+/// A script on its way, operation by operation.
+#[derive(Default)]
+struct Reader<'t> {
+    script: Script,
+    open: Option<Open<'t>>,
+}
+
+/// A bind whose end has not come yet.
+struct Open<'t> {
+    line: usize,
+    words: Vec<&'t str>,
+    /// As it was written, so far.
+    text: String,
+    steps: Vec<What>,
+}
+
+impl<'t> Reader<'t> {
+    /// Reads what stands on a line between two `;`.
+    fn part(&mut self, line: usize, words: &[&'t str]) -> Read<()> {
+        let Some(open) = &mut self.open else {
+            if let Some(at) = words.iter().position(|word| *word == "{") {
+                let (words, rest) = (words.get(..at).unwrap_or_default(), words.get(at + 1..).unwrap_or_default());
+                let text = words.join(" ") + " {";
+                self.open = Some(Open { line, words: words.to_vec(), text, steps: Vec::new() });
+                return self.part(line, rest);
+            }
+            return if words.is_empty() { Ok(()) } else { self.script.part(line, words, words.join(" "), None) };
+        };
+        let end = words.iter().position(|word| *word == "}");
+        let step_words = words.get(..end.unwrap_or(words.len())).unwrap_or_default();
+        if !step_words.is_empty() {
+            open.text += if open.steps.is_empty() { " " } else { "; " };
+            open.text += &step_words.join(" ");
+            open.steps.push(step(step_words)?);
+        }
+        let Some(end) = end else { return Ok(()) };
+        if let Some(next) = words.get(end + 1) {
+            return Err(format!("{}: a new line or ; comes behind }}", shown(next)));
+        }
+        match self.open.take() {
+            Some(Open { line, words, text, steps }) => self.script.part(line, &words, text + " }", Some(steps)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Script {
+    /// Reads one operation; `steps` are what stands between its braces.
+    fn part(&mut self, line: usize, words: &[&str], text: String, mut steps: Option<Vec<What>>) -> Read<()> {
+        let mut words = words;
+        if words.first() == Some(&"gpu") && steps.is_none() {
+            return self.gpu(words);
+        }
+        let mut refused = None;
+        if let ["refuse", rest @ ..] = words {
+            let (name, rest) = rest.split_first().ok_or("refuse ERROR OPERATION: the error is missing")?;
+            refused = Some((*name).to_owned());
+            words = rest;
+        }
+        let op = operation(words, &mut steps)?;
+        if steps.is_some() {
+            return Err("{ } belong to bind and rebind alone".to_owned());
+        }
+        self.lines.push((line, Line { refused, op, text }));
+        Ok(())
+    }
+}
+
 /// The levels at which a walk can end.
 const LEVELS: [&str; 6] = ["PDE4", "PDE3", "PDE2", "PDE1", "PDE0", "PTE"];
 /// The first words of lines.
-pub(super) const OPERATIONS: [&str; 17] = [
-    "gpu", "space", "map", "unmap", "protect", "sparse", "unsparse", "prepare", "execute", "commit", "cancel",
-    "expect", "write", "read", "refuse", "inject", "snapshot",
+pub(super) const OPERATIONS: [&str; 30] = [
+    "gpu",
+    "space",
+    "map",
+    "unmap",
+    "protect",
+    "sparse",
+    "unsparse",
+    "bind",
+    "rebind",
+    "defragment",
+    "reclaim",
+    "restore",
+    "prepare",
+    "execute",
+    "commit",
+    "cancel",
+    "drop",
+    "skip",
+    "zap",
+    "close",
+    "adopt",
+    "expect",
+    "write",
+    "read",
+    "refuse",
+    "inst",
+    "bar1",
+    "inject",
+    "lose",
+    "snapshot",
 ];
 const LATER: [&str; 1] = ["thread"];
+/// What `expect` can count, of a space, a job or BAR1.
+pub(super) const COUNTS: [&str; 12] = [
+    "tables",
+    "reclaimable",
+    "pieces",
+    "zapped",
+    "foreign",
+    "jobs",
+    "quarantined",
+    "rounds",
+    "mappings",
+    "taken",
+    "hole",
+    "poisoned",
+];
 
-fn operation(words: &[&str]) -> Read<Op> {
+fn operation(words: &[&str], steps: &mut Option<Vec<What>>) -> Read<Op> {
     let (&verb, rest) = words.split_first().ok_or("an operation is missing")?;
     let mut args = Args::read(rest)?;
     let op = match verb {
         "space" => space(&mut args)?,
-        "map" => Op::Change { job: None, change: Change::Map(map(&mut args)?) },
-        "unmap" | "protect" | "sparse" | "unsparse" => Op::Change { job: None, change: range_change(verb, &mut args)? },
         "prepare" => {
             let job = rest.first().ok_or("prepare NAME OPERATION: the name is missing")?;
-            return match operation(rest.get(1..).unwrap_or_default())? {
+            return match operation(rest.get(1..).unwrap_or_default(), steps)? {
                 Op::Change { job: None, change } => Ok(Op::Change { job: Some((*job).to_owned()), change }),
-                _ => Err("only map, unmap, protect, sparse and unsparse can be prepared".to_owned()),
+                _ => Err(format!("only {} can be prepared", CHANGES.join(", "))),
             };
         }
-        "execute" => Op::Execute(args.take_word("the job")?.to_owned(), args.take_count("budget")?),
-        "commit" => Op::Commit(args.take_word("the job")?.to_owned()),
-        "cancel" => Op::Cancel(args.take_word("the job")?.to_owned()),
+        verb if CHANGES.contains(&verb) => Op::Change { job: None, change: change(verb, &mut args, steps)? },
+        "execute" => Op::Job(args.take_name("the job")?, JobOp::Execute(args.take_count("budget")?)),
+        "commit" => Op::Job(args.take_name("the job")?, JobOp::Commit),
+        "cancel" => Op::Job(args.take_name("the job")?, JobOp::Cancel),
+        "drop" => Op::Job(args.take_name("the job")?, JobOp::Drop),
+        "skip" => Op::Job(args.take_name("the job")?, JobOp::Skip),
+        "zap" => Op::Zap(args.take_name("the evictable mapping")?),
+        "adopt" => Op::Adopt(args.take_name("the space")?, args.take_number("limit")?),
+        "close" => Op::Close(args.take_name("the space")?),
         "expect" => expect(&mut args)?,
         "write" | "read" => {
-            let (space, va) = (args.take_word("the space")?.to_owned(), at(args.take_word("the address")?)?);
-            let value = value(args.take_word("the value")?)?;
+            let (space, va) = (args.take_name("the space")?, at(args.take_word("the address")?)?);
+            let value = word(args.take_word("the value")?)?;
             if verb == "write" { Op::Write(space, va, value) } else { Op::Read(space, va, value) }
         }
+        "inst" => Op::Inst(inst(&mut args)?),
+        "bar1" => Op::Bar1(bar1(&mut args)?),
         "inject" => Op::Inject(inject(&mut args)?),
-        "snapshot" => Op::Snapshot(args.take_word("the file")?.to_owned()),
+        "lose" => {
+            args.take_one_of("what is lost", &["vram"])?;
+            Op::LoseVram
+        }
+        "snapshot" => Op::Snapshot(args.take_name("the file")?),
         later if LATER.contains(&later) => {
             return Err(format!("{later}: this version of gmmu cannot do that yet"));
         }
@@ -124,6 +247,47 @@ fn operation(words: &[&str]) -> Read<Op> {
     };
     args.end()?;
     Ok(op)
+}
+
+/// `inst bind NAME SPACE`, `inst unbind NAME`
+fn inst(args: &mut Args<'_>) -> Read<Inst> {
+    const DOES: [&str; 2] = ["bind", "unbind"];
+    match args.take_one_of("what becomes of the instance block", &DOES)? {
+        "bind" => Ok(Inst::Bind(args.take_name("the name of the instance block")?, args.take_name("the space")?)),
+        _ => Ok(Inst::Unbind(args.take_name("the name of the instance block")?)),
+    }
+}
+
+/// `bar1 bind SPACE`, `bar1 unbind`, `bar1 map NAME …`, `bar1 unmap NAME`, `bar1 write|read NAME+OFFSET VALUE`
+fn bar1(args: &mut Args<'_>) -> Read<Bar1Op> {
+    const DOES: [&str; 6] = ["bind", "unbind", "map", "unmap", "write", "read"];
+    let verb = args.take_one_of("what BAR1 does", &DOES)?;
+    match verb {
+        "bind" => Ok(Bar1Op::Bind(args.take_name("the space")?)),
+        "unbind" => Ok(Bar1Op::Unbind),
+        "unmap" => Ok(Bar1Op::Unmap(args.take_name("the mapping")?)),
+        "map" => {
+            let name = args.take_name("the name of the mapping")?;
+            args.default("va", "auto");
+            Ok(Bar1Op::Map(name, map(args)?))
+        }
+        verb => {
+            let place = args.take_word("the mapping")?;
+            let At::Named(name, offset) = at(place)? else {
+                return Err(format!("{place}: where in a mapping is written NAME or NAME+OFFSET"));
+            };
+            let width = match args.take_number("bits")? {
+                Some(8) => Width::W8,
+                Some(16) => Width::W16,
+                None | Some(32) => Width::W32,
+                Some(64) => Width::W64,
+                Some(bits) => return Err(format!("bits={bits}: 8, 16, 32 or 64")),
+            };
+            let value = value(args.take_word("the value")?, width)?;
+            let op = if verb == "write" { Bar1Op::Write } else { Bar1Op::Read };
+            Ok(op(name, offset, width, value))
+        }
+    }
 }
 
 fn no_operation(word: &str) -> String {
@@ -150,128 +314,28 @@ fn space(args: &mut Args<'_>) -> Read<Op> {
     Ok(Op::Space { name, tables, root: args.take_number("root")?, bar })
 }
 
-fn map(args: &mut Args<'_>) -> Read<Map> {
-    let space = args.take_word("the space")?.to_owned();
-    let va = match args.need("va", "an address, or auto")? {
-        "auto" => None,
-        text => Some(at(text)?),
-    };
-    let (page, largest) = (take_page(args, "page")?, take_page(args, "largest")?);
-    let len = args.take_number("len")?;
-    let (memory, page, bytes) = match (args.take("pa"), args.take("pages")) {
-        (Some(_), Some(_)) => return Err("pa= and pages= do not go together".to_owned()),
-        (Some(pa), None) => (Memory::From(memory(pa).map_err(|why| format!("pa={pa}: {why}"))?), page, None),
-        (None, Some(list)) => {
-            let ((aperture, pages), page) = (pages(list)?, page.unwrap_or(PageSize::Size4K));
-            let bytes = page.bytes().checked_mul(pages.len() as u64);
-            (Memory::Pages(aperture, pages), Some(page), bytes)
-        }
-        (None, None) => (Memory::Any, page, None),
-    };
-    if let (Some(largest), Some(page)) = (largest, page) {
-        return Err(format!("largest={largest} chooses among sizes, and there is only {page} here: leave one away"));
-    }
-    let len = match (len, bytes) {
-        (Some(len), Some(bytes)) if len != bytes => return Err(format!("len={len} but the pages are {bytes} bytes")),
-        (Some(len), _) | (None, Some(len)) => len,
-        (None, None) => return Err(args.missing("len", "how much to map")),
-    };
-    let kind = args.take_kind()?.unwrap_or(6);
-    let name = args.take("as").map(ToOwned::to_owned);
-    let live = args.take_live()?;
-    Ok(Map { space, va, len, memory, page, largest, kind, flags: args.take_flags()?, live, name })
-}
-
-fn take_page(args: &mut Args<'_>, key: &'static str) -> Read<Option<PageSize>> {
-    match args.take(key).map(page) {
-        None | Some(Ok(PageChoice::Auto)) => Ok(None),
-        Some(Ok(PageChoice::Size(size))) => Ok(Some(size)),
-        Some(Err(why)) => Err(format!("{key}=: {why}")),
-    }
-}
-
-/// The pages of a mapping: `0x1000,0x5000`, or in other memory `sys-coh:0x1000,0x5000`.
-fn pages(list: &str) -> Read<(Aperture, Vec<u64>)> {
-    let mut aperture = None;
-    let mut pages = Vec::new();
-    for text in list.split(',') {
-        let (here, page) = if text.contains(':') {
-            let page = memory(text).map_err(|why| format!("pages={list}: {why}"))?;
-            (page.aperture, page.raw)
-        } else {
-            let page = number(text).map_err(|why| format!("pages={list}: {why}"))?;
-            (aperture.unwrap_or(Aperture::Vram), page)
-        };
-        if *aperture.get_or_insert(here) != here {
-            return Err(format!("pages={list}: all pages of a mapping lie in one memory"));
-        }
-        if page % PAGE_BYTES != 0 {
-            return Err(format!("pages={list}: {page:#x} is not a multiple of 4K"));
-        }
-        pages.push(page);
-    }
-    Ok((aperture.unwrap_or(Aperture::Vram), pages))
-}
-
-/// `unmap`, `protect`, `sparse`, `unsparse`.
-fn range_change(verb: &str, args: &mut Args<'_>) -> Read<Change> {
-    let space = args.take_word("the space")?.to_owned();
-    let va = at(args.need("va", "where the range begins")?)?;
-    let len = match va {
-        At::Named(..) => args.take_number("len")?,
-        At::Va(_) => {
-            let len = args.need("len", "the length of the range")?;
-            Some(number(len).map_err(|why| format!("len={len}: {why}"))?)
-        }
-    };
-    let live = args.take_live()?;
-    let what = match verb {
-        "protect" => What::Protect(protection(args)?),
-        "sparse" => What::Sparse,
-        "unsparse" => What::Unsparse,
-        _ => What::Unmap,
-    };
-    Ok(Change::Range { space, va, len, live, what })
-}
-
-/// What `protect` changes: flags, all of them, or the kind, or both.
-fn protection(args: &mut Args<'_>) -> Read<Protection> {
-    let kind = args.take_kind()?.map(Kind);
-    let none = args.take_plain(NO_FLAGS);
-    if none && !args.is_empty() {
-        return Err(format!("{NO_FLAGS} is no flags at all: leave it away, or the flags"));
-    }
-    let flags = (none || !args.is_empty()).then(|| args.take_flags()).transpose()?;
-    if flags.is_none() && kind.is_none() {
-        let flags = FLAGS.join(" ");
-        return Err(format!("what is to change? The pages' flags ({flags}, or {NO_FLAGS}), kind=N, or both"));
-    }
-    Ok(Protection { flags, kind })
-}
-
 /// `inject WHAT [at=N] [for=N]`
 fn inject(args: &mut Args<'_>) -> Read<Inject> {
     const ALL: [&str; 5] = ["noflush", "lostack", "deadbar", "lostwindow", "oom"];
-    let word = args.take_word(&format!("what goes wrong ({})", ALL.join(" ")))?;
-    let (what, usual) = match word {
+    let (what, usual) = match args.take_one_of("what goes wrong", &ALL)? {
         "noflush" => (Some(Mishap::InvalidateSkipped), Some(1)),
         "lostack" => (Some(Mishap::AcknowledgementLost), None),
         "deadbar" => (Some(Mishap::BusDead), None),
         "lostwindow" => (Some(Mishap::WindowWriteLost), Some(1)),
-        "oom" => (None, Some(1)),
-        other => {
-            let near = nearest(other, ALL.into_iter()).map_or_else(
-                || format!("what goes wrong is one of {}", ALL.join(" ")),
-                |near| format!("did you mean {near}?"),
-            );
-            return Err(format!("{}: {near}", shown(other)));
-        }
+        _ => (None, Some(1)),
     };
     Ok(Inject { what, at: args.take_count("at")?.unwrap_or(1), times: args.take_count("for")?.or(usual) })
 }
 
 fn expect(args: &mut Args<'_>) -> Read<Op> {
     let space = args.take_word("the space")?.to_owned();
+    if args.is_empty() {
+        let counts = COUNTS.into_iter().filter_map(|key| Some(args.take_number(key).transpose()?.map(|n| (key, n))));
+        let counts = counts.collect::<Read<Vec<_>>>()?;
+        if !counts.is_empty() {
+            return Ok(Op::Counts(space, counts));
+        }
+    }
     let va = at(args.take_word("the address")?)?;
     if let Some(level) = args.take("fault") {
         if !LEVELS.contains(&level) {
@@ -279,11 +343,16 @@ fn expect(args: &mut Args<'_>) -> Read<Op> {
         }
         return Ok(Op::Expect { space, va, what: Expected::Fault(level.to_owned()) });
     }
-    let what = match args.take_word("what is expected: memory, unmapped, sparse or fault=LEVEL")? {
+    let what = match args.take_word("what is expected: memory, unmapped, sparse, piece or fault=LEVEL")? {
         "unmapped" => Expected::Unmapped,
         "sparse" => Expected::Sparse(args.take_number("page")?),
+        "piece" => {
+            let (len, page) = (args.take_number("len")?, args.take_number("page")?);
+            let (object, offset) = (args.take_number("object")?, args.take_number("offset")?);
+            Expected::Piece(PieceLike { len, page, object, offset })
+        }
         text => {
-            let to = memory(text).map_err(|why| match nearest(text, ["unmapped", "sparse"].into_iter()) {
+            let to = memory(text).map_err(|why| match nearest(text, ["unmapped", "sparse", "piece"].into_iter()) {
                 Some(near) => format!("{}: did you mean {near}?", shown(text)),
                 None => why.to_string(),
             })?;
@@ -295,17 +364,17 @@ fn expect(args: &mut Args<'_>) -> Read<Op> {
     Ok(Op::Expect { space, va, what })
 }
 
-/// An address: `0x1000`, `buf`, `buf+0x1000`.
-fn at(text: &str) -> Read<At> {
-    if text.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_') {
-        let (name, offset) = text.split_once('+').unwrap_or((text, "0"));
-        return number(offset).map(|offset| At::Named(name.to_owned(), offset)).map_err(|why| why.to_string());
+/// A value that `width` has room for.
+fn value(text: &str, width: Width) -> Read<u64> {
+    let (value, bits) = (number(text).map_err(|why| why.to_string())?, 8 * width.bytes());
+    if value > u64::MAX >> (64 - bits) {
+        return Err(format!("{text} does not fit {bits} bits"));
     }
-    number(text).map(At::Va).map_err(|why| why.to_string())
+    Ok(value)
 }
 
 /// 32 bits.
-fn value(text: &str) -> Read<u32> {
-    let value = number(text).map_err(|why| why.to_string())?;
+fn word(text: &str) -> Read<u32> {
+    let value = value(text, Width::W32)?;
     u32::try_from(value).map_err(|_| format!("{text} does not fit 32 bits"))
 }

@@ -4,6 +4,8 @@ use std::fmt::Debug;
 
 use gmmu_sim::Fault;
 
+use crate::machine::InstError;
+
 /// Why an operation failed: its error's names, which `refuse` may ask for, and its text.
 pub(super) struct Refusal {
     pub(super) names: Vec<String>,
@@ -19,6 +21,12 @@ impl Refusal {
         Self { names, text: error.to_string() }
     }
 
+    /// The same, with another name before all others.
+    pub(super) fn called(mut self, name: &str) -> Self {
+        self.names.insert(0, name.to_owned());
+        self
+    }
+
     /// A refusal of the runner's, by a name of its own.
     pub(super) fn named(name: &str, text: impl Into<String>) -> Self {
         Self { names: vec![name.to_owned()], text: text.into() }
@@ -27,6 +35,14 @@ impl Refusal {
     /// A refusal of the script's own making, which `refuse` cannot ask for.
     pub(super) fn plain(text: impl Into<String>) -> Self {
         Self { names: Vec::new(), text: text.into() }
+    }
+
+    /// An instance block that was not bound.
+    pub(super) fn inst(why: &InstError) -> Self {
+        match why {
+            InstError::NoSpace(why) => Self::named("NoSpace", why.what()),
+            InstError::Bind(why) => Self::of(why),
+        }
     }
 
     /// A fault of the MMU, called by its type, with or without the `FAULT_` of the kernel log.

@@ -5,18 +5,18 @@ use std::fmt::Debug;
 use std::ops::Range;
 use std::path::Path;
 
-use gmmu::addr::{PageSize, PhysAddr};
-use gmmu::format::{Format, Kind};
-use gmmu::vmm::{Extent, Job, MapRequest, Receipt, Span, Use, Vmm};
-use gmmu_sim::{AccessKind, FaultType, Gpu, Translated};
+use gmmu::bar1::Bar1;
+use gmmu::format::Format;
+use gmmu::vmm::{Use, Vmm, Zap};
+use gmmu_sim::{Client, Gpu};
 
-use super::books::{Books, Replaced};
-use super::ops::{At, Change, Expected, Inject, Line, Map, Memory, Op, Page, What};
+use super::bar1::Mappings;
+use super::books::Books;
+use super::jobs::Pending;
+use super::ops::{At, Inject, Line, Op};
 use super::refusal::Refusal;
-use super::work::{Step, Work};
 use crate::exit::Failure;
-use crate::machine::{Asked, Data, Machine, Tables, engine};
-use crate::notation::Size;
+use crate::machine::{Channel, Data, Machine, Tables, engine};
 
 /// An operation that did not go as the script says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,36 +38,42 @@ pub enum Ran {
     Broken(Broken),
 }
 
-/// A job on its way.
-enum Stage {
-    Open(Work),
-    Executed(Receipt),
+/// An address space, and who has it.
+#[expect(clippy::large_enum_variant, reason = "a script has a handful of them")]
+pub(super) enum Held<F: Format> {
+    /// The script.
+    Own(Vmm<F>),
+    /// BAR1.
+    Bar1(Bar1<F, Option<Data>>),
 }
 
-struct Pending {
-    space: String,
-    stage: Stage,
-    /// Changes count up, in the order of their prepares.
-    number: u64,
-    /// What it unmaps.
-    unmaps: Option<Range<u64>>,
-    replaced: Replaced,
+impl<F: Format> Held<F> {
+    pub(super) const fn vmm(&self) -> &Vmm<F> {
+        match self {
+            Self::Own(vmm) => vmm,
+            Self::Bar1(bar1) => bar1.vmm(),
+        }
+    }
 }
-
-/// What the rest of a job needs to know, whatever its stage.
-type Ended = Result<(), (Pending, Refusal)>;
 
 /// Runs operations, one after the other.
 pub struct Runner<F: Format> {
-    machine: Machine,
-    spaces: Vec<(String, Vmm<F>)>,
-    jobs: HashMap<String, Pending>,
+    pub(super) machine: Machine,
+    pub(super) spaces: Vec<(String, Held<F>)>,
+    pub(super) jobs: HashMap<String, Pending>,
+    /// Jobs that were begun and let go, by space, with the numbers of their changes.
+    pub(super) adrift: Vec<(String, Range<u64>)>,
     /// Ranges that have a name.
-    names: HashMap<String, Range<u64>>,
-    books: Books,
+    pub(super) names: HashMap<String, Range<u64>>,
+    /// Evictable mappings by their names, with the space of each.
+    pub(super) zaps: HashMap<String, (String, Zap)>,
+    pub(super) books: Books,
     /// How many changes were prepared.
-    changes: u64,
-    verified: u64,
+    pub(super) changes: u64,
+    pub(super) verified: u64,
+    /// Instance blocks of channels.
+    pub(super) channels: HashMap<String, Channel>,
+    pub(super) bar1: Mappings,
     /// The latest operation of the model during each line.
     ops: Vec<(u64, usize)>,
 }
@@ -82,9 +88,10 @@ impl<F: Format> Runner<F> {
     /// A runner on `machine`.
     #[must_use]
     pub fn new(machine: Machine) -> Self {
-        let (jobs, names) = (HashMap::new(), HashMap::new());
-        let (spaces, books, ops) = (Vec::new(), Books::default(), Vec::new());
-        Self { machine, spaces, jobs, names, books, changes: 0, verified: 0, ops }
+        let (jobs, names, channels, zaps) = (HashMap::new(), HashMap::new(), HashMap::new(), HashMap::new());
+        let (spaces, adrift, ops) = (Vec::new(), Vec::new(), Vec::new());
+        let (books, bar1) = (Books::default(), Mappings::default());
+        Self { machine, spaces, jobs, adrift, names, zaps, books, changes: 0, verified: 0, channels, bar1, ops }
     }
 
     /// The GPU and what belongs to it.
@@ -98,10 +105,9 @@ impl<F: Format> Runner<F> {
         self.machine.into_gpu()
     }
 
-    /// The address spaces, in the order in which they were made.
-    #[must_use]
-    pub fn spaces(&self) -> &[(String, Vmm<F>)] {
-        &self.spaces
+    /// The address spaces that are there, in the order in which they were made.
+    pub fn spaces(&self) -> impl Iterator<Item = (&str, &Vmm<F>)> {
+        self.spaces.iter().map(|(name, held)| (name.as_str(), held.vmm()))
     }
 
     /// Pages of 4 KiB that `expect` looked up and found right.
@@ -146,55 +152,26 @@ impl<F: Format> Runner<F> {
     fn operate(&mut self, op: &Op) -> Result<(), Refusal> {
         match op {
             Op::Space { name, tables, root, bar } => self.space(name, *tables, *root, *bar),
-            Op::Change { job: Some(name), change } => {
-                if self.jobs.contains_key(name) {
-                    return Err(Refusal::plain(format!("there is a job {name} already")));
-                }
-                let pending = self.prepare(change)?;
-                self.jobs.insert(name.clone(), pending);
+            Op::Change { job: Some(name), change } => self.prepare_job(name, change),
+            Op::Change { job: None, change } => self.at_once(change),
+            Op::Job(name, op) => self.job(name, *op),
+            Op::Zap(name) => self.zap(name),
+            Op::Close(space) => self.close(space),
+            Op::Adopt(space, limit) => self.adopt(space, *limit),
+            Op::Inst(inst) => self.inst(inst),
+            Op::Bar1(op) => self.bar1(op),
+            Op::LoseVram => {
+                self.machine.gpu().lose_vram();
                 Ok(())
             }
-            Op::Change { job: None, change } => {
-                let pending = self.prepare(change)?;
-                match self.execute(pending, None) {
-                    Ok(executed) => self.commit(executed).map_err(|(_, why)| why),
-                    Err((pending, why)) => {
-                        // It was asked for as a whole: what cannot be executed is taken back.
-                        let _ = self.cancel(pending);
-                        Err(why)
-                    }
-                }
-            }
-            Op::Execute(name, budget) => {
-                let pending = self.take_job(name)?;
-                if let Stage::Executed(_) = pending.stage {
-                    self.jobs.insert(name.clone(), pending);
-                    return Err(Refusal::named("Executed", format!("the job {name} was executed already")));
-                }
-                let (pending, result) = match self.execute(pending, *budget) {
-                    Ok(pending) => (pending, Ok(())),
-                    Err((pending, why)) => (pending, Err(why)),
-                };
-                self.jobs.insert(name.clone(), pending);
-                result
-            }
-            Op::Commit(name) => {
-                let pending = self.take_job(name)?;
-                let committed = self.commit(pending);
-                self.keep_job(name, committed)
-            }
-            Op::Cancel(name) => {
-                let pending = self.take_job(name)?;
-                let cancelled = self.cancel(pending);
-                self.keep_job(name, cancelled)
-            }
             Op::Expect { space, va, what } => self.expect(space, va, what),
+            Op::Counts(who, counts) => self.expect_counts(who, counts),
             Op::Write(space, va, value) => {
-                let (client, va) = (engine(self.vmm(space)?), self.address(va)?);
+                let (client, va) = (self.client(space)?, self.address(va)?);
                 self.machine.gpu().store32(client, va, *value).map_err(|fault| Refusal::fault(&fault))
             }
             Op::Read(space, va, wanted) => {
-                let (client, va) = (engine(self.vmm(space)?), self.address(va)?);
+                let (client, va) = (self.client(space)?, self.address(va)?);
                 match self.machine.gpu().load32(client, va).map_err(|fault| Refusal::fault(&fault))? {
                     found if found == *wanted => Ok(()),
                     found => Err(Refusal::plain(format!("found {found:#010x}, not {wanted:#010x}"))),
@@ -221,32 +198,82 @@ impl<F: Format> Runner<F> {
             None => self.machine.create_space(root, used_by),
         };
         let vmm = made.map_err(|why| Refusal::of(&why))?;
-        self.spaces.push((name.to_owned(), vmm));
+        self.spaces.push((name.to_owned(), Held::Own(vmm)));
         Ok(())
     }
 
-    fn vmm(&self, name: &str) -> Result<&Vmm<F>, Refusal> {
+    /// Ends a space: its tables and its memory are anybody's again.
+    fn close(&mut self, name: &str) -> Result<(), Refusal> {
+        let index = self.index(name)?;
+        let (name, held) = self.spaces.remove(index);
+        let closed = match held {
+            Held::Own(vmm) => self.machine.close_space(vmm).map_err(|(vmm, why)| (Held::Own(vmm), why)),
+            Held::Bar1(bar1) => self.machine.close_bar1(bar1).map_err(|(bar1, why)| (Held::Bar1(bar1), why)),
+        };
+        if let Err((held, why)) = closed {
+            self.spaces.insert(index, (name, held));
+            return Err(Refusal::of(&why));
+        }
+        self.bar1.closed(&name);
+        for data in self.forget(&name) {
+            self.give(Some(data));
+        }
+        Ok(())
+    }
+
+    /// Makes what a space has firmware's: all that is known of it is forgotten, and what its tables hold is read.
+    fn adopt(&mut self, name: &str, limit: Option<u64>) -> Result<(), Refusal> {
+        if self.vmm(name)?.census().jobs != 0 {
+            return Err(Refusal::named("Busy", "jobs of the space are open: firmware has none"));
+        }
+        let (machine, vmm) = self.parts(name)?;
+        // More tables than a script makes.
+        let limit = limit.map_or(1 << 16, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+        *vmm = machine.adopt(vmm, limit).map_err(|why| Refusal::of(&why))?;
+        // Its memory stays taken, like its tables.
+        self.forget(name);
+        Ok(())
+    }
+
+    /// Forgets all that is known of a space. The memory that was its own.
+    fn forget(&mut self, name: &str) -> Vec<Data> {
+        self.adrift.retain(|(space, _)| space != name);
+        self.jobs.retain(|_, job| job.space != name);
+        self.zaps.retain(|_, (space, _)| space != name);
+        self.books.closed(name)
+    }
+
+    pub(super) fn index(&self, name: &str) -> Result<usize, Refusal> {
+        let found = self.spaces.iter().position(|(known, _)| known == name);
+        found.ok_or_else(|| Refusal::plain(format!("there is no space {name}")))
+    }
+
+    pub(super) fn held(&self, name: &str) -> Result<&Held<F>, Refusal> {
         let found = self.spaces.iter().find(|(known, _)| known == name);
-        found.map(|(_, vmm)| vmm).ok_or_else(|| Refusal::plain(format!("there is no space {name}")))
+        found.map(|(_, held)| held).ok_or_else(|| Refusal::plain(format!("there is no space {name}")))
     }
 
-    fn take_job(&mut self, name: &str) -> Result<Pending, Refusal> {
-        self.jobs.remove(name).ok_or_else(|| Refusal::plain(format!("there is no job {name}")))
+    /// A space that the script has itself.
+    pub(super) fn vmm(&self, name: &str) -> Result<&Vmm<F>, Refusal> {
+        match self.held(name)? {
+            Held::Own(vmm) => Ok(vmm),
+            Held::Bar1(_) => Err(bar1_has(name)),
+        }
     }
 
-    /// Puts a job back that could not be ended.
-    fn keep_job(&mut self, name: &str, ended: Ended) -> Result<(), Refusal> {
-        ended.map_err(|(pending, why)| {
-            self.jobs.insert(name.to_owned(), pending);
-            why
-        })
+    /// Who translates through a space.
+    pub(super) fn client(&self, name: &str) -> Result<Client, Refusal> {
+        match self.held(name)? {
+            Held::Own(vmm) => Ok(engine(vmm)),
+            Held::Bar1(_) => Ok(Client::Bar1),
+        }
     }
 
-    fn range(&self, name: &str) -> Result<Range<u64>, Refusal> {
+    pub(super) fn range(&self, name: &str) -> Result<Range<u64>, Refusal> {
         self.names.get(name).cloned().ok_or_else(|| Refusal::plain(format!("nothing was mapped as={name}")))
     }
 
-    fn address(&self, at: &At) -> Result<u64, Refusal> {
+    pub(super) fn address(&self, at: &At) -> Result<u64, Refusal> {
         match at {
             At::Va(va) => Ok(*va),
             At::Named(name, offset) => {
@@ -256,213 +283,31 @@ impl<F: Format> Runner<F> {
         }
     }
 
-    fn prepare(&mut self, change: &Change) -> Result<Pending, Refusal> {
-        self.changes += 1;
-        match change {
-            Change::Map(map) => self.prepare_map(map),
-            Change::Range { space, va, len, live, what } => {
-                let range = self.stretch(va, *len)?;
-                let span = Span { range: range.clone(), live: *live };
-                let asked = match what {
-                    What::Unmap => Asked::Unmap(span),
-                    What::Protect(protection) => Asked::Protect(span, *protection),
-                    What::Sparse => Asked::Sparse(span),
-                    What::Unsparse => Asked::Unsparse(span),
-                };
-                let (machine, vmm) = self.parts(space)?;
-                let job = machine.prepare(vmm, asked).map_err(|why| Refusal::of(&why))?;
-                let unmaps = matches!(what, What::Unmap).then_some(range);
-                Ok(self.pending(space, job, unmaps, Replaced::new()))
-            }
+    /// Writes a snapshot of the page tables of all spaces.
+    ///
+    /// # Errors
+    /// A failure that names the file.
+    pub fn snapshot(&mut self, path: &Path) -> Result<(), Failure> {
+        let roots: Vec<_> = self.spaces().map(|(name, vmm)| (name.to_owned(), vmm.pdb())).collect();
+        self.machine.snapshot(path, roots.iter().map(|(name, root)| (name.as_str(), *root)))
+    }
+
+    /// The machine and one of the script's spaces, both to change.
+    pub(super) fn parts(&mut self, space: &str) -> Result<(&mut Machine, &mut Vmm<F>), Refusal> {
+        let index = self.index(space)?;
+        match self.spaces.get_mut(index) {
+            Some((_, Held::Own(vmm))) => Ok((&mut self.machine, vmm)),
+            _ => Err(bar1_has(space)),
         }
     }
 
-    /// A job that was just prepared, with the frames that it wants.
-    fn pending(&self, space: &str, job: Job, unmaps: Option<Range<u64>>, replaced: Replaced) -> Pending {
-        let frames = self.books.wanted(space, &job);
-        let (space, stage) = (space.to_owned(), Stage::Open(Work::new(job, frames)));
-        Pending { space, stage, number: self.changes, unmaps, replaced }
-    }
-
-    /// The addresses from `va` on: `len` bytes of them, or the rest of the range that has the name.
-    fn stretch(&self, va: &At, len: Option<u64>) -> Result<Range<u64>, Refusal> {
-        let start = self.address(va)?;
-        let end = match (len, va) {
-            (Some(len), _) => start.checked_add(len).ok_or_else(|| Refusal::plain("the range overflows"))?,
-            (None, At::Named(name, _)) => self.range(name)?.end.max(start),
-            (None, At::Va(_)) => start,
-        };
-        Ok(start..end)
-    }
-
-    fn prepare_map(&mut self, map: &Map) -> Result<Pending, Refusal> {
-        let va = map.va.as_ref().map(|at| self.address(at)).transpose()?;
-        // The space is looked for before any memory is taken.
-        self.vmm(&map.space)?;
-        let mut data = None;
-        let to = match &map.memory {
-            Memory::From(to) => *to,
-            Memory::Pages(..) => PhysAddr::vram(0),
-            Memory::Any => {
-                let taken = self.machine.take_pages(map.len, map.page);
-                let taken = taken.map_err(|why| Refusal::named("NoSpace", why.what()))?;
-                data.insert(taken).start()
-            }
-        };
-        let extents = [Extent { to, bytes: map.len }];
-        let page = map.page.unwrap_or(PageSize::Size4K);
-        let request = match &map.memory {
-            Memory::Pages(aperture, pages) => MapRequest::frames_of(*aperture, pages.len() as u64, page),
-            Memory::From(_) | Memory::Any => MapRequest { page: map.page, ..MapRequest::extents(&extents) },
-        };
-        let request =
-            MapRequest { largest: map.largest, ..request }.kind(Kind(map.kind)).flags(map.flags).live(map.live);
-        let request = match va {
-            Some(va) => request.at(va),
-            None => request,
-        };
-        let (machine, vmm) = self.parts(&map.space)?;
-        let job = match machine.prepare(vmm, Asked::Map(&request)) {
-            Ok(job) => job,
-            Err(why) => {
-                self.give(data);
-                return Err(Refusal::of(&why));
-            }
-        };
-        let range = job.range();
-        if let Some(name) = &map.name {
-            // The latest mapping of a name is the one that it means.
-            self.names.insert(name.clone(), range.clone());
-        }
-        if let Some(data) = data {
-            self.books.add_data(&map.space, self.changes, range.clone(), data);
-        }
-        let replaced = match &map.memory {
-            Memory::Pages(_, pages) => self.books.add_frames(&map.space, range.start, page.bytes(), pages),
-            Memory::From(_) | Memory::Any => Replaced::new(),
-        };
-        Ok(self.pending(&map.space, job, None, replaced))
-    }
-
-    /// Executes a job, or `budget` entries of it.
-    #[expect(clippy::result_large_err, reason = "the job comes back whole")]
-    fn execute(&mut self, pending: Pending, budget: Option<u64>) -> Result<Pending, (Pending, Refusal)> {
-        let Stage::Open(work) = pending.stage else { return Ok(pending) };
-        match work.step(self.machine.mmio(), budget) {
-            Ok(Step::Done(receipt)) => Ok(Pending { stage: Stage::Executed(receipt), ..pending }),
-            Ok(Step::More(work)) => Ok(Pending { stage: Stage::Open(work), ..pending }),
-            Err((work, why)) => Err((Pending { stage: Stage::Open(work), ..pending }, why)),
-        }
-    }
-
-    #[expect(clippy::result_large_err, reason = "the job comes back whole")]
-    fn commit(&mut self, pending: Pending) -> Ended {
-        let Stage::Executed(receipt) = pending.stage else {
-            return Err((pending, Refusal::named("NotExecuted", "the job was not executed")));
-        };
-        let (machine, vmm) = match self.parts(&pending.space) {
-            Ok(parts) => parts,
-            Err(why) => return Err((Pending { stage: Stage::Executed(receipt), ..pending }, why)),
-        };
-        if let Err((receipt, why)) = machine.commit(vmm, receipt) {
-            return Err((Pending { stage: Stage::Executed(receipt), ..pending }, Refusal::of(&why)));
-        }
-        if let Some(range) = &pending.unmaps {
-            for data in self.books.unmapped(&pending.space, pending.number, range) {
-                self.give(Some(data));
-            }
-        }
-        Ok(())
-    }
-
-    #[expect(clippy::result_large_err, reason = "the job comes back whole")]
-    fn cancel(&mut self, pending: Pending) -> Ended {
-        let (job, frames) = match pending.stage {
-            Stage::Open(Work::Prepared(job, frames)) => (job, frames),
-            Stage::Open(_) => {
-                let why = "the job was begun: it can only be executed to its end";
-                return Err((pending, Refusal::named("Begun", why)));
-            }
-            Stage::Executed(_) => return Err((pending, Refusal::named("Begun", "the job was executed"))),
-        };
-        let (machine, vmm) = match self.parts(&pending.space) {
-            Ok(parts) => parts,
-            Err(why) => return Err((Pending { stage: Stage::Open(Work::Prepared(job, frames)), ..pending }, why)),
-        };
-        if let Err((job, why)) = machine.cancel(vmm, job) {
-            let stage = Stage::Open(Work::Prepared(job, frames));
-            return Err((Pending { stage, ..pending }, Refusal::of(&why)));
-        }
-        self.books.put_back(&pending.space, pending.replaced);
-        for data in self.books.cancelled(pending.number) {
-            self.give(Some(data));
-        }
-        Ok(())
-    }
-
-    fn expect(&mut self, space: &str, va: &At, what: &Expected) -> Result<(), Refusal> {
-        let (client, va) = (engine(self.vmm(space)?), self.address(va)?);
-        let found = self.machine.gpu().access(client, va, AccessKind::Read, true);
-        let right = match (what, &found) {
-            (Expected::Page(page), Ok(found)) => is_page(page, found),
-            (Expected::Sparse(bytes), Ok(found)) => found.sparse && bytes.is_none_or(|bytes| found.page_bytes == bytes),
-            // Any other fault says that something is mapped there.
-            (Expected::Unmapped, Err(fault)) => matches!(fault.fault, FaultType::Pde | FaultType::Pte),
-            (Expected::Fault(level), Err(fault)) => fault.level == level,
-            _ => false,
-        };
-        if !right {
-            let said = found.map_or_else(|fault| fault.to_string(), |found| seen(&found, what));
-            return Err(Refusal::plain(format!("found {said}")));
-        }
-        self.verified += 1;
-        Ok(())
-    }
-
-    fn snapshot(&mut self, path: &Path) -> Result<(), Failure> {
-        let spaces = &self.spaces;
-        self.machine.snapshot(path, spaces.iter().map(|(name, vmm)| (name.as_str(), vmm.pdb())))
-    }
-
-    /// The machine and one of the spaces, both to change.
-    fn parts(&mut self, space: &str) -> Result<(&mut Machine, &mut Vmm<F>), Refusal> {
-        let found = self.spaces.iter_mut().find(|(known, _)| known == space);
-        let (_, vmm) = found.ok_or_else(|| Refusal::plain(format!("there is no space {space}")))?;
-        Ok((&mut self.machine, vmm))
-    }
-
-    fn give(&mut self, data: Option<Data>) {
+    pub(super) fn give(&mut self, data: Option<Data>) {
         if let Some(data) = data {
             self.machine.give_pages(data);
         }
     }
 }
 
-/// Whether a page is as it is expected.
-fn is_page(page: &Page, found: &Translated) -> bool {
-    !found.sparse
-        && found.to == page.to
-        && page.bytes.is_none_or(|bytes| found.page_bytes == bytes)
-        && page.kind.is_none_or(|kind| found.kind == kind)
-        && (page.flags.is_empty() || found.flags.names().eq(page.flags.iter().map(String::as_str)))
-}
-
-/// What was found in words: page size and kind where somebody asked for them.
-fn seen(found: &Translated, what: &Expected) -> String {
-    let mut said = if found.sparse { "sparse".to_owned() } else { found.to.to_string() };
-    let (bytes, kind) = match what {
-        Expected::Page(page) => (page.bytes, page.kind),
-        Expected::Sparse(bytes) => (*bytes, None),
-        Expected::Unmapped | Expected::Fault(_) => (None, None),
-    };
-    if bytes.is_some() {
-        said += &format!(" page={}", Size(found.page_bytes));
-    }
-    if kind.is_some() && !found.sparse {
-        said += &format!(" kind={}", found.kind);
-    }
-    for flag in found.flags.names() {
-        said = said + " " + flag;
-    }
-    said
+fn bar1_has(space: &str) -> Refusal {
+    Refusal::plain(format!("BAR1 has the space {space}: its mappings are made with bar1 map"))
 }

@@ -1,7 +1,7 @@
 //! What reads as a script, and what is said of that which does not.
 
 use super::Script;
-use super::parse::OPERATIONS;
+use super::parse::{COUNTS, OPERATIONS};
 use crate::cmd::run::HELP;
 
 fn says(text: &str) -> String {
@@ -23,6 +23,15 @@ fn every_operation_has_an_example_that_reads() {
     }
     for operation in OPERATIONS {
         assert!(examples().any(|line| line.split(' ').next() == Some(operation)), "{operation}");
+    }
+    let page = include_str!("../../../../docs/scripts.md");
+    for word in OPERATIONS.into_iter().chain(COUNTS) {
+        assert!(
+            page.contains(&format!("`{word} "))
+                || page.contains(&format!(" {word}="))
+                || page.contains(&format!("`{word}`")),
+            "{word}"
+        );
     }
     for word in ["noflush", "lostack", "deadbar", "lostwindow", "oom"] {
         assert!(HELP.contains(&format!("\n  {word} ")), "{word}");
@@ -61,7 +70,11 @@ fn what_does_not_read_says_what_would() {
         ("map a va=auto pages=0x1001", "not a multiple of 4K"),
         ("map a va=auto len=4K page=4K largest=64K", "leave one away"),
         ("map a va=auto len=4K largest=8K", "largest=: 8K is not a page size"),
-        ("prepare J expect a 0 sparse", "only map, unmap, protect, sparse and unsparse"),
+        (
+            "prepare J expect a 0 sparse",
+            "only map, unmap, protect, sparse, unsparse, bind, rebind, defragment, reclaim, restore can be",
+        ),
+        ("prepare J close a", "only map, unmap"),
         ("prepare J prepare K map a va=auto len=4K", "only map"),
         ("execute J budget=0", "budget=0: the first is 1"),
         ("execute J bugdet=3", "did you mean budget=?"),
@@ -73,6 +86,43 @@ fn what_does_not_read_says_what_would() {
         ("expect a 0 sparce", "did you mean sparse?"),
         ("expect a 0 vram:0 page=3Z", "not a number"),
         ("refuse Busy", "an operation is missing"),
+        ("bind a", "bind SPACE { OPERATIONS }: the { is missing"),
+        ("bind a {\nmap va=0x1000 len=4K", "s:1: what begins here with { has no } at its end"),
+        (
+            "bind a {\nmap va=0x1000 len=4K\n\nunmpa va=0 len=4K }",
+            "s:4: a bind is made of map, unmap, sparse, unsparse",
+        ),
+        ("bind a { map va=auto len=4K }", "a bind maps at addresses that it names"),
+        ("bind a { map a va=0 len=4K }", "a: the bind names the space, and not its steps"),
+        ("bind a { unmap va=0 len=4K live }", "not understood: live"),
+        ("bind a { unmap va=0 len=4K } unmap a va=0 len=4K", "unmap: a new line or ; comes behind }"),
+        ("bind a { bind b { } }", "a bind is made of"),
+        ("unmap a va=0 len=4K }", "not understood: }"),
+        ("map a va=0 len=4K { unmap va=0 len=4K }", "{ } belong to bind and rebind alone"),
+        ("rebind a Z", "rebind SPACE MAPPING { map … }: the { is missing"),
+        ("rebind a Z { unmap va=0 len=4K }", "a rebind is made of map alone"),
+        ("rebind a { map va=0 len=4K }", "the evictable mapping is missing"),
+        ("adopt", "the space is missing"),
+        ("adopt a limit=x", "limit=x: "),
+        ("zap", "the evictable mapping is missing"),
+        ("defragment a va=0 len=2M largest=8K", "largest=: 8K is not a page size"),
+        ("gpu gh100 { }", "\"gpu\" is no operation"),
+        ("map a va=0 len=4K offset=4K", "object= is missing: the number of what the offset is in"),
+        ("map a va=0 len=4K object=0", "object=0: the first is 1"),
+        ("reclaim", "the space is missing"),
+        ("restore a va=0", "not understood: va=0"),
+        ("drop", "the job is missing"),
+        ("lose memory", "memory: what is lost is one of vram"),
+        ("inst", "what becomes of the instance block (bind unbind) is missing"),
+        ("inst bnid C a", "did you mean bind?"),
+        ("bar1 mpa w len=4K", "did you mean map?"),
+        ("bar1 read 0x10 1", "where in a mapping is written NAME or NAME+OFFSET"),
+        ("bar1 write w 0x100 bits=8", "0x100 does not fit 8 bits"),
+        ("bar1 write w 1 bits=24", "bits=24: 8, 16, 32 or 64"),
+        ("expect a", "the address is missing"),
+        ("expect a tables=5 fault=PTE", "not understood: fault=PTE"),
+        ("expect a tabels=5", "the address is missing"),
+        ("expect a 0 peice", "did you mean piece?"),
     ] {
         let said = says(text);
         assert!(said.contains(part) && !said.starts_with("read"), "{text}: {said}");

@@ -46,6 +46,28 @@ impl<'a> Args<'a> {
         self.words.pop_front().ok_or_else(|| format!("{what} is missing"))
     }
 
+    /// A word of the user's own.
+    pub(super) fn take_name(&mut self, what: &str) -> Read<String> {
+        self.take_word(what).map(ToOwned::to_owned)
+    }
+
+    /// One of `known`.
+    pub(super) fn take_one_of(&mut self, what: &str, known: &[&'static str]) -> Read<&'a str> {
+        let all = known.join(" ");
+        let word = self.take_word(&format!("{what} ({all})"))?;
+        if known.contains(&word) {
+            return Ok(word);
+        }
+        let near = nearest(word, known.iter().copied());
+        let hint = near.map_or_else(|| format!("{what} is one of {all}"), |near| format!("did you mean {near}?"));
+        Err(format!("{}: {hint}", shown(word)))
+    }
+
+    /// What `key` is where nobody says.
+    pub(super) fn default(&mut self, key: &'static str, value: &'static str) {
+        self.values.entry(key).or_insert(value);
+    }
+
     /// Takes `word` out, wherever it is among those without a value. Whether it was there.
     pub(super) fn take_plain(&mut self, word: &'static str) -> bool {
         self.asked.push(word);

@@ -2,7 +2,7 @@
 
 use gmmu::addr::Pfn;
 use gmmu::device::Hardware;
-use gmmu::vmm::{ExecuteError, Failed, Job, Ready, Receipt};
+use gmmu::vmm::{ExecuteError, Failed, Job, Ready, Receipt, State};
 
 use super::refusal::Refusal;
 
@@ -25,9 +25,17 @@ pub(super) enum Step {
 }
 
 impl Work {
+    /// The job itself.
+    pub(super) fn job(&mut self) -> &mut Job {
+        match self {
+            Self::Prepared(job, _) | Self::Begun(job) => job,
+            Self::BegunWith(ready) => ready.as_mut(),
+        }
+    }
+
     /// A job and the frames that it wants. These live as long as the program: a job that was begun borrows them, and
     /// stays among the script's for as long as the script likes.
-    pub(super) fn new(job: Job, frames: Vec<Pfn>) -> Self {
+    pub(super) fn new(frames: Vec<Pfn>, job: Job) -> Self {
         Self::Prepared(job, if frames.is_empty() { &[] } else { frames.leak() })
     }
 
@@ -36,15 +44,18 @@ impl Work {
         match self {
             Self::Prepared(job, frames) if job.wants().is_empty() => {
                 Self::step_job(job, hardware, budget).map_err(|(job, why)| {
-                    let work = if is_begun(why) { Self::Begun(job) } else { Self::Prepared(job, frames) };
+                    let work = if is_begun(&job) { Self::Begun(job) } else { Self::Prepared(job, frames) };
                     (work, Refusal::of(&why))
                 })
             }
             Self::Prepared(job, frames) => match job.with_frames(frames) {
                 Err((job, why)) => Err((Self::Prepared(job, frames), Refusal::of(&why))),
-                Ok(ready) => Self::step_ready(ready, hardware, budget).map_err(|(ready, why)| {
-                    let work =
-                        if is_begun(why) { Self::BegunWith(ready) } else { Self::Prepared(ready.into_job(), frames) };
+                Ok(ready) => Self::step_ready(ready, hardware, budget).map_err(|(mut ready, why)| {
+                    let work = if is_begun(ready.as_mut()) {
+                        Self::BegunWith(ready)
+                    } else {
+                        Self::Prepared(ready.into_job(), frames)
+                    };
                     (work, Refusal::of(&why))
                 }),
             },
@@ -89,7 +100,7 @@ impl Work {
     }
 }
 
-/// Whether a job that failed so may have written something.
-const fn is_begun(why: ExecuteError) -> bool {
-    !matches!(why, ExecuteError::NotYet | ExecuteError::PredecessorLost | ExecuteError::FramesMissing)
+/// Whether a job may have written something.
+fn is_begun(job: &Job) -> bool {
+    job.state() == State::Executing
 }

@@ -61,7 +61,7 @@ fn run<F: Format>(
     vram: u64,
     script: &Script,
 ) -> Result<(Model, SnapshotInfo), Failure> {
-    let machine = Machine::new(chip, vram, &script.named_memory())?;
+    let machine = Machine::with(chip, script.config(vram, 0), &script.named_memory())?;
     let mut runner = Runner::<F>::new(machine);
     for (number, line) in &script.lines {
         if let Ran::Broken(broken) = runner.run(*number, line)? {
@@ -70,7 +70,7 @@ fn run<F: Format>(
                 .hint("gmmu run SCRIPT --keep-going shows all that is wrong with it"));
         }
     }
-    let roots = runner.spaces().iter().map(|(name, vmm)| NamedRoot { name: name.clone(), at: vmm.pdb() }).collect();
+    let roots = runner.spaces().map(|(name, vmm)| NamedRoot { name: name.to_owned(), at: vmm.pdb() }).collect();
     let gpu = runner.into_gpu();
     let bytes_held = (gpu.vram_pages().count() + gpu.sys_pages().count()) as u64 * 4096;
     let info = SnapshotInfo::of_chip(chip, gpu.vram_bytes(), roots);

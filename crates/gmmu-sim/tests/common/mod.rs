@@ -26,6 +26,8 @@ pub const PD0_LO: u64 = PD0 + 48;
 pub const PD0_HI: u64 = PD0 + 56;
 /// Depth codes of the invalidate register.
 pub const PTE_ONLY: u32 = 1;
+/// SYS_MEMBAR and ACK_GLOBALLY. Given to `invalidate_with`, they are left out.
+pub const ACKNOWLEDGED: u32 = 1 << 6 | 1 << 7;
 pub const TO_PDE0: u32 = 2;
 pub const TO_PDE1: u32 = 3;
 pub const TO_PDE2: u32 = 4;
@@ -111,6 +113,7 @@ impl Driver {
         let base = u32::try_from(at >> 20 << 4).expect("a base");
         if self.gpu.read32(register) != Ok(base) {
             self.gpu.write32(register, base).expect("a register");
+            assert_eq!(self.gpu.read32(register), Ok(base));
         }
         0x70_0000 + u32::try_from(at & 0xf_ffff).expect("an offset")
     }
@@ -125,7 +128,7 @@ impl Driver {
         self.gpu.write_words(offset, words).expect("in the window");
     }
 
-    /// Invalidates the test's space to a depth, with more command bits, and waits.
+    /// Invalidates the test's space to a depth, with other command bits, and waits.
     pub fn invalidate_with(&mut self, depth: u32, more: u32) {
         self.trigger(depth, more);
         let ended = (0..10).any(|_| self.gpu.read32(0xb8_30b0).is_ok_and(|command| command >> 31 == 0));
@@ -133,9 +136,11 @@ impl Driver {
     }
 
     pub fn trigger(&mut self, depth: u32, more: u32) {
+        // A read back, so that all stores are there.
+        self.gpu.read32(0x70_0000).expect("in the window");
         self.gpu.write32(0xb8_30a0, u32::try_from(ROOT >> 12 << 4).expect("a low root")).expect("a register");
         self.gpu.write32(0xb8_30a4, 0).expect("a register");
-        self.gpu.write32(0xb8_30b0, 1 << 31 | depth << 24 | 1 | more).expect("a register");
+        self.gpu.write32(0xb8_30b0, 1 << 31 | depth << 24 | 1 | (more ^ ACKNOWLEDGED)).expect("a register");
     }
 
     pub fn invalidate(&mut self, depth: u32) {

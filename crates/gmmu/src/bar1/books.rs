@@ -103,7 +103,7 @@ impl fmt::Display for Owned {
 pub struct Usage {
     /// Bytes that can be mapped.
     pub bytes: u64,
-    /// Bytes that are taken, by poisoned mappings too.
+    /// Bytes that are taken: by poisoned mappings too, and by firmware's.
     pub taken: u64,
     /// Bytes of the largest hole.
     pub largest_hole: u64,
@@ -127,7 +127,7 @@ impl<F: Format, T> Bar1<F, T> {
     pub fn usage(&self) -> Usage {
         let mut usage = Usage {
             bytes: self.bytes(),
-            taken: 0,
+            taken: self.taken.excluded().map(|foreign| foreign.end - foreign.start).sum(),
             largest_hole: self.largest_hole(),
             mappings: self.entries.0.len(),
             poisoned: 0,

@@ -49,7 +49,7 @@ use crate::fb::{self, FbError, FbLayout, GspRegion, Keep, LayoutError, LayoutInp
 use crate::instance::Bar;
 use crate::mmio::Mmio;
 use crate::storage::{List, NoMemory, Shared};
-use crate::vmm::{PrepareError, Use};
+use crate::vmm::{AdoptError, PrepareError, Use};
 use crate::vram::{NewError, TablePages, Vram, VramTables};
 use root::{Reach, Roots};
 
@@ -84,6 +84,9 @@ pub enum MmError {
     /// The address space cannot be made.
     #[error(transparent)]
     Space(#[from] PrepareError),
+    /// The address space cannot be taken over.
+    #[error(transparent)]
+    Adopt(#[from] AdoptError),
     /// The space is for another chip.
     #[error("the space is for {wanted}, but this GPU is {chip}")]
     OtherChip {

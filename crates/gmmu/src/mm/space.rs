@@ -3,7 +3,8 @@
 use super::root::{Reach, Root, RootError, Roots};
 use super::{GpuMm, MmError};
 use crate::addr::TableAddr;
-use crate::device::{Hardware, TableMemory, TablePool};
+use crate::addr::{VramAddr, PAGE_BYTES};
+use crate::device::{Hardware, TableMemory, TablePool, TableRead};
 use crate::format::Format;
 use crate::tree::DIRECTORY_BYTES;
 use crate::vmm::{CloseError, SpaceConfig, Use, Vmm};
@@ -104,7 +105,33 @@ impl GpuMm {
         pdb: TableAddr,
     ) -> Result<Space<F>, MmError> {
         let reach = self.reach();
-        at(&mut self.roots, reach, config, memory, pdb)
+        at(&mut self.roots, reach, config, pdb, || Ok(Vmm::with_root(config, memory, pdb)?))
+    }
+
+    /// Takes over an address space that firmware made, as [`Vmm::adopt`] does; its tables are those of this GPU's video memory
+    /// or of any pool. Pages of the tables that were found are kept from this GPU's allocator for good, where they were free.
+    ///
+    /// # Errors
+    /// [`MmError`]; nothing was changed, and nothing is held.
+    pub fn adopt<F: Format, M: TableRead>(
+        &mut self,
+        config: SpaceConfig,
+        memory: &mut M,
+        pdb: TableAddr,
+        limit: usize,
+    ) -> Result<Space<F>, MmError> {
+        let reach = self.reach();
+        let Self { roots, memory: own, .. } = self;
+        at(roots, reach, config, pdb, || {
+            let vmm = Vmm::adopt(config, memory, pdb, limit)?;
+            let Some(own) = own else { return Ok(vmm) };
+            for (at, _) in vmm.foreign_tables()?.iter().filter(|(at, _)| at.is_vram()) {
+                let page = VramAddr::new(at.raw() & !(PAGE_BYTES - 1));
+                // Refused where somebody has the page already, or it is not among those that are handed out.
+                let _ = own.vram.reserve(page..VramAddr::new(page.raw() + PAGE_BYTES));
+            }
+            Ok(vmm)
+        })
     }
 
     /// Ends an address space with its tables in this GPU's video memory.
@@ -147,7 +174,7 @@ fn create<F: Format, M: TableMemory, P: TablePool>(
     pool: &mut P,
 ) -> Result<Space<F>, MmError> {
     let pdb = pool.take(DIRECTORY_BYTES, None)?;
-    match at(roots, reach, config, memory, pdb) {
+    match at(roots, reach, config, pdb, || Ok(Vmm::with_root(config, memory, pdb)?)) {
         Ok(space) => Ok(Space { pooled: true, ..space }),
         Err(why) => {
             // The root of a live space was never the pool's to give: given back, it would be taken again.
@@ -159,23 +186,24 @@ fn create<F: Format, M: TableMemory, P: TablePool>(
     }
 }
 
-fn at<F: Format, M: TableMemory>(
+/// Enters a root, and makes the space over it.
+fn at<F: Format>(
     roots: &mut Roots,
     reach: Reach,
     config: SpaceConfig,
-    memory: &mut M,
     pdb: TableAddr,
+    make: impl FnOnce() -> Result<Vmm<F>, MmError>,
 ) -> Result<Space<F>, MmError> {
     if config.chip.name != reach.chip.name {
         return Err(MmError::OtherChip { chip: reach.chip.name, wanted: config.chip.name });
     }
     let root = roots.register(reach, pdb, config.used_by)?;
-    match Vmm::with_root(config, memory, pdb) {
+    match make() {
         Ok(vmm) => Ok(Space { vmm, root, pooled: false }),
         Err(why) => {
             // It was entered a moment ago, and no block can name it.
             let _ = roots.unregister(root);
-            Err(why.into())
+            Err(why)
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use core::ops::Range;
 
-use super::gap::{align_up, cap, sizes, widen, Edge, Gap, Sizes, KINDS, NO_GAP};
+use super::gap::{align_up, cap, sizes, widen, Edge, Gap, Size, Sizes, KINDS, NO_GAP};
 use super::node::{close, count_up_to, differ, larger, loses, open, reach, set, Node, Row, Seat, FAN, NONE};
 use super::places::Places;
 use super::request::Wish;
@@ -248,7 +248,7 @@ impl Spans {
             // The gap behind all ranges is in no leaf; a part of it is now.
             self.top = if from < start { larger(old, sizes(from, start)) } else { old };
         } else if reach(sizes(from, to), old) {
-            self.top = self.largest();
+            self.top = self.largest(old);
         }
         differ(old, self.top).then_some((self.seat, self.top))
     }
@@ -307,7 +307,7 @@ impl Spans {
     pub(super) fn survey(&mut self) {
         self.holes = 0;
         (0..self.len()).for_each(|slot| self.mark(slot));
-        self.top = self.largest();
+        self.top = self.largest([Size::MAX; KINDS]);
     }
 
     /// Whether what is known of the gaps is right.
@@ -445,8 +445,9 @@ impl Spans {
         larger(self.sizes(slot), self.sizes(slot + 1))
     }
 
-    /// The largest sizes of all gaps.
-    fn largest(&self) -> Sizes {
+    /// The largest sizes of all gaps, none of which is larger than `most` in any way: where one is as large, as the gaps
+    /// between mappings in a row are, the others need not be looked at.
+    fn largest(&self, most: Sizes) -> Sizes {
         if self.guarded {
             return (0..self.len()).fold(NO_GAP, |largest, slot| larger(largest, self.sizes(slot)));
         }
@@ -454,6 +455,9 @@ impl Spans {
         while holes != 0 {
             let (from, to) = self.between(holes.trailing_zeros() as usize % FAN);
             largest = widen(largest, from, to);
+            if !differ(cap(largest), most) {
+                break;
+            }
             holes &= holes - 1;
         }
         cap(largest)
@@ -465,7 +469,7 @@ impl Spans {
     #[inline]
     pub(super) fn note_sizes(&mut self, gone: Sizes, come: Sizes) -> Option<(Seat, Sizes)> {
         let old = self.top;
-        let new = if loses(old, gone, come) { self.largest() } else { larger(old, come) };
+        let new = if loses(old, gone, come) { self.largest(larger(old, come)) } else { larger(old, come) };
         self.top = new;
         differ(old, new).then_some((self.seat, new))
     }

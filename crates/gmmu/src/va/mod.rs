@@ -252,6 +252,12 @@ impl<T> VaSpace<T> {
         self.tree.split(at, f).map_err(|NoMemory| SplitError::NoRoom)
     }
 
+    /// Whether a live range that begins where `range` does touches the one before, and whether one that ends where `range`
+    /// does, and contains its first byte, touches the next.
+    pub(crate) fn touching(&self, range: &Range<u64>) -> (bool, bool) {
+        self.tree.touching(range)
+    }
+
     /// Makes one of the two ranges that touch at `at`. `f` gets the value of the lower one, which stays, and that of the
     /// upper one. The lower one's guard gap stays. Returns whether two ranges touch there.
     pub fn join(&mut self, at: u64, f: impl FnOnce(&mut T, T)) -> bool {
@@ -289,6 +295,11 @@ impl<T> VaSpace<T> {
     /// The excluded windows in order, those that touch merged.
     pub fn excluded(&self) -> impl Iterator<Item = Range<u64>> + '_ {
         self.excluded.iter()
+    }
+
+    /// The parts of `range` that are excluded, in order.
+    pub(crate) fn excluded_in(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> + '_ {
+        self.excluded.overlapping(range)
     }
 
     /// How many live ranges there are.

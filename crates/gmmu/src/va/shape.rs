@@ -12,9 +12,29 @@ use crate::storage::NoMemory;
 /// A neighbour takes entries of a full node if it has room for so many; with fewer it would be full again too soon.
 const WORTH: usize = 2;
 
+/// How two neighbours share their entries: they become one where they have at most `fit`; else the first gets half, or
+/// more, up to `most`, as long as the second has enough.
+#[derive(Clone, Copy, Debug)]
+struct Share {
+    fit: usize,
+    most: usize,
+}
+
+impl Share {
+    /// How many of `total` entries the first one gets, and whether that is all.
+    fn of(self, total: usize) -> (usize, bool) {
+        if total <= self.fit {
+            return (total, true);
+        }
+        (total.saturating_sub(MIN).min(self.most).max(total / 2), false)
+    }
+}
+
 impl<T> Tree<T> {
-    /// Changes the shape at one level, towards room in `leaf`, which is full.
-    pub(super) fn make_room(&mut self, leaf: u32) -> Result<(), NoMemory> {
+    /// Changes the shape at one level, towards room in `leaf`, which is full. Where the room is wanted at its end, more is
+    /// likely to come there: what lies before is packed closer, and less often.
+    pub(super) fn make_room(&mut self, leaf: u32, at_end: bool) -> Result<(), NoMemory> {
+        let (most, worth) = if at_end { (FAN - WORTH, MIN) } else { (0, WORTH) };
         let mut node = leaf;
         for level in 0..self.depth {
             let Seat { parent, slot } = self.seat(node, level);
@@ -22,17 +42,17 @@ impl<T> Tree<T> {
             let slot = slot as usize;
             // Sharing first keeps nodes four fifths full, whatever the order of insertions.
             for (left, other) in [(slot.wrapping_sub(1), slot.wrapping_sub(1)), (slot, slot.wrapping_add(1))] {
-                if other < inner.len() && self.size_of(inner.child(other), level) + WORTH <= FAN {
-                    self.even_out(parent, left, level, 0);
+                if other < inner.len() && self.size_of(inner.child(other), level) + worth <= FAN {
+                    self.even_out(parent, left, level, Share { fit: 0, most });
                     return Ok(());
                 }
             }
             if !inner.is_full() {
-                return self.cut(parent, slot, level);
+                return self.cut(parent, slot, level, most);
             }
             node = parent;
         }
-        self.grow()
+        self.grow(most)
     }
 
     fn seat(&self, node: u32, level: usize) -> Seat {
@@ -65,7 +85,7 @@ impl<T> Tree<T> {
     }
 
     /// Puts a root above the root and cuts that in two.
-    fn grow(&mut self) -> Result<(), NoMemory> {
+    fn grow(&mut self, most: usize) -> Result<(), NoMemory> {
         let (old, level) = (self.root, self.depth);
         let row = if level == 0 {
             self.spans(old).map(|leaf| leaf.row(old))
@@ -77,7 +97,7 @@ impl<T> Tree<T> {
         top.insert(0, row);
         top.top = row.sizes;
         let node = self.inners.insert_within(top).map_err(|_| NoMemory)?;
-        if let Err(error) = self.cut(node, 0, level) {
+        if let Err(error) = self.cut(node, 0, level, most) {
             self.inners.remove(node);
             return Err(error);
         }
@@ -88,7 +108,7 @@ impl<T> Tree<T> {
     }
 
     /// Cuts a full node in two; its parent has room for one more.
-    fn cut(&mut self, parent: u32, slot: usize, level: usize) -> Result<(), NoMemory> {
+    fn cut(&mut self, parent: u32, slot: usize, level: usize, most: usize) -> Result<(), NoMemory> {
         let child = self.inners.get(parent).and_then(|inner| inner.child(slot)).ok_or(NoMemory)?;
         let added =
             if level == 0 { self.add_leaf(child) } else { self.inners.insert_within(Inner::new(Seat::NONE)).ok() };
@@ -97,7 +117,7 @@ impl<T> Tree<T> {
             inner.insert(slot + 1, row);
         }
         self.seat_children(parent, slot + 1, level);
-        self.even_out(parent, slot, level, 0);
+        self.even_out(parent, slot, level, Share { fit: 0, most });
         Ok(())
     }
 
@@ -134,7 +154,7 @@ impl<T> Tree<T> {
             }
             let slot = slot as usize;
             let left = if slot + 1 < inner.len() { slot } else { slot.saturating_sub(1) };
-            self.even_out(parent, left, level, FAN);
+            self.even_out(parent, left, level, Share { fit: FAN, most: 0 });
             node = parent;
         }
         while self.depth > 0 {
@@ -147,11 +167,11 @@ impl<T> Tree<T> {
         }
     }
 
-    /// Makes one of the children `left` and `left + 1` where they have at most `fit` entries, else shares these evenly.
-    fn even_out(&mut self, parent: u32, left: usize, level: usize, fit: usize) {
+    /// Makes one of the children `left` and `left + 1`, or shares their entries anew.
+    fn even_out(&mut self, parent: u32, left: usize, level: usize, share: Share) {
         let Some(inner) = self.inners.get(parent) else { return };
         let (Some(a), Some(b)) = (inner.child(left), inner.child(left + 1)) else { return };
-        let rows = if level == 0 { self.even_leaves(a, b, fit) } else { self.even_inners(a, b, level, fit) };
+        let rows = if level == 0 { self.even_leaves(a, b, share) } else { self.even_inners(a, b, level, share) };
         let (Some((first, second)), Some(inner)) = (rows, self.inners.get_mut(parent)) else { return };
         inner.put(left, first);
         match second {
@@ -163,13 +183,12 @@ impl<T> Tree<T> {
         }
     }
 
-    fn even_leaves(&mut self, a: u32, b: u32, fit: usize) -> Option<(Row, Option<Row>)> {
+    fn even_leaves(&mut self, a: u32, b: u32, share: Share) -> Option<(Row, Option<Row>)> {
         // Moved out, for two values of one slab cannot be borrowed at a time; this is rare.
         let mut left = core::mem::replace(self.leaves.get_mut(a)?, Leaf::new(0, 0));
         let mut right = core::mem::replace(self.leaves.get_mut(b)?, Leaf::new(0, 0));
-        let total = left.len() + right.len();
-        let one = total <= fit;
-        spread(&mut left, &mut right, if one { total } else { total / 2 });
+        let (keep, one) = share.of(left.len() + right.len());
+        spread(&mut left, &mut right, keep);
         right.spans.set_before(left.spans.last(), left.spans.last_guard());
         let next = right.spans.next;
         left.spans.survey();
@@ -184,11 +203,10 @@ impl<T> Tree<T> {
         Some((self.spans(a)?.row(a), Some(self.spans(b)?.row(b))))
     }
 
-    fn even_inners(&mut self, a: u32, b: u32, level: usize, fit: usize) -> Option<(Row, Option<Row>)> {
+    fn even_inners(&mut self, a: u32, b: u32, level: usize, share: Share) -> Option<(Row, Option<Row>)> {
         let (mut left, mut right) = (*self.inners.get(a)?, *self.inners.get(b)?);
-        let total = left.len() + right.len();
-        let one = total <= fit;
-        spread(&mut left, &mut right, if one { total } else { total / 2 });
+        let (keep, one) = share.of(left.len() + right.len());
+        spread(&mut left, &mut right, keep);
         for (node, mut inner) in [(a, left), (b, right)] {
             inner.top = inner.largest();
             *self.inners.get_mut(node)? = inner;

@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use super::gap::{Edge, Gap, Sizes};
 use super::leaf::{Leaf, Span, Spans, NO_GUARD};
-use super::node::{Inner, Seat, MIN, NONE};
+use super::node::{Inner, Seat, FAN, MIN, NONE};
 use super::request::InsertError;
 use crate::storage::{NoMemory, Slab};
 
@@ -146,7 +146,24 @@ impl<T> Tree<T> {
         let leaf = self.leaf_of(va)?;
         let spans = self.spans(leaf)?;
         let slot = spans.seek(va);
+        // Whoever has looked there mostly changes something there next.
+        self.guess(Pos { leaf, slot });
         (slot < spans.len()).then_some(Pos { leaf, slot })
+    }
+
+    /// Whether an entry begins at the start of `range` and another ends there; and whether one ends at its end and another
+    /// begins there, where there is only one between.
+    pub(super) fn touching(&self, range: &Range<u64>) -> (bool, bool) {
+        let Some(pos) = self.seek(range.start) else { return (false, false) };
+        let Some(spans) = self.spans(pos.leaf) else { return (false, false) };
+        let below = spans.starts_at(pos.slot, range.start) && spans.end_before(pos.slot) == range.start;
+        if spans.end_before(pos.slot + 1) != range.end {
+            return (below, false);
+        }
+        let behind = self
+            .after(pos)
+            .is_some_and(|next| self.spans(next.leaf).is_some_and(|spans| spans.starts_at(next.slot, range.end)));
+        (below, behind)
     }
 
     pub(super) fn last(&self) -> Option<Pos> {
@@ -235,7 +252,7 @@ impl<T> Tree<T> {
                 return Ok(Pos { leaf, slot });
             }
             // Each round changes the shape at one level, so this ends after a few.
-            self.make_room(leaf).map_err(|NoMemory| InsertError::NoRoom)?;
+            self.make_room(leaf, slot == FAN).map_err(|NoMemory| InsertError::NoRoom)?;
         }
     }
 
@@ -252,6 +269,7 @@ impl<T> Tree<T> {
 
     /// Puts a range where there is room for it.
     fn put(&mut self, Pos { leaf, slot }: Pos, span: Span, value: T) {
+        self.guess(Pos { leaf, slot });
         let Some(leaf) = self.leaves.get_mut(leaf) else { return };
         let above = leaf.admit(slot, span, value);
         self.added(above);
@@ -338,7 +356,7 @@ impl<T> Tree<T> {
             if self.spans(node).is_some_and(|spans| !spans.is_full()) {
                 break node;
             }
-            self.make_room(node)?;
+            self.make_room(node, false)?;
         };
         let leaf = self.leaves.get_mut(node).ok_or(NoMemory)?;
         let slot = leaf.spans.seek(at);

@@ -18,7 +18,11 @@ pub(crate) fn add(list: &mut List<Range<u64>>, window: Range<u64>) -> Result<(),
         return Ok(());
     }
     list.reserve(1)?;
-    let first = list.partition_point(|old| old.end < window.start);
+    // Most come in order.
+    let first = match list.last() {
+        Some(last) if last.end >= window.start => list.partition_point(|old| old.end < window.start),
+        _ => return list.push_within(window).map_err(|_| NoMemory),
+    };
     let mut merged = window;
     while let Some(old) = list.get(first).filter(|old| old.start <= merged.end) {
         merged = merged.start.min(old.start)..merged.end.max(old.end);
@@ -73,6 +77,11 @@ impl Windows {
     /// Makes room so that `extra` calls of `add` and `subtract` cannot fail.
     pub(crate) fn reserve(&mut self, extra: usize) -> Result<(), NoMemory> {
         self.list.reserve(extra)
+    }
+
+    /// Takes all windows out; the room stays.
+    pub(crate) fn clear(&mut self) {
+        self.list.clear();
     }
 
     /// The same windows once more.

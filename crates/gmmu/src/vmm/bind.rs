@@ -3,8 +3,8 @@
 //! The operations are applied to a copy of the records, of as much as they touch. What the copy says in the end is what is
 //! to be, the records say what was, and pages that are the same in both are not written.
 
-use super::change::{Change, Target};
-use super::piece::{Backed, Piece, Pieces, Sizes};
+use super::change::{Change, Draft, Target};
+use super::piece::{Backed, Piece, Sizes};
 use super::prepare::Plan;
 use super::request::{check, check_range, Live, MapRequest, Place, PrepareError};
 use super::space::Vmm;
@@ -38,7 +38,7 @@ struct Part {
 
 /// The copy of the records, in order. It has no hole within what was loaded.
 #[derive(Debug, Default)]
-struct Overlay {
+pub(super) struct Overlay {
     parts: List<Part>,
 }
 
@@ -58,6 +58,18 @@ impl Overlay {
             let _ = self.parts.insert_within(at, part);
         }
         Ok(())
+    }
+
+    /// Takes out whatever is in `range`; returns where new parts go.
+    fn make_room<F: Format>(&mut self, vmm: &Vmm<F>, range: &Range<u64>, live: Live) -> Result<usize, PrepareError> {
+        let behind = self.parts.last().is_none_or(|last| last.range.end <= range.start);
+        if !(behind && vmm.va.overlapping(range.clone()).next().is_none()) {
+            self.load(vmm, range.clone())?;
+            self.cut(vmm, range.start, live)?;
+            self.cut(vmm, range.end, live)?;
+            return Ok(self.clear(range));
+        }
+        Ok(self.parts.len())
     }
 
     /// Copies what the records have in `range`, where that is not done yet; pages over its borders are copied whole.
@@ -133,7 +145,7 @@ impl Overlay {
         piece: Piece,
     ) -> Result<(), PrepareError> {
         let [low, high] = halves;
-        let sizes = Sizes::smaller(&piece, vmm.config.chip.page_sizes, [low.end; 2])?;
+        let sizes = Sizes::smaller(&piece, vmm.config.page_sizes(), [low.end; 2])?;
         let above = piece.skip(low.end - low.start);
         for (at, (range, piece)) in (at..).zip(sizes.cut(low, piece).chain(sizes.cut(high, above))) {
             self.insert(at, Part { range, piece: Some(piece), recorded: false })?;
@@ -169,7 +181,7 @@ impl<F: Format> Vmm<F> {
     /// and with the same attributes, are not touched.
     ///
     /// # Errors
-    /// [`PrepareError`], [`Busy`](PrepareError::Busy) not among them; nothing was changed and nothing is held.
+    /// [`PrepareError`], [`Busy`](PrepareError::Busy) only for what is firmware's; nothing was changed and nothing is held.
     pub fn plan_bind<'a, P: TablePool>(
         &'a mut self,
         pool: &'a mut P,
@@ -182,10 +194,22 @@ impl<F: Format> Vmm<F> {
         }
         let mut overlay = Overlay::default();
         let mut switches = List::new();
-        for operation in operations {
-            self.apply(&mut overlay, &mut switches, operation, live)?;
+        let mut order = List::new();
+        order.reserve_exact(operations.len())?;
+        for (index, operation) in operations.iter().enumerate() {
+            order.push((self.range_of(operation)?, index))?;
         }
-        let change = self.difference(&overlay, &switches, live)?;
+        // Where no two share an address their order does not matter, and the copy grows at its end alone.
+        order.sort_unstable_by_key(|(range, _)| range.start);
+        if order.windows(2).any(|pair| matches!(pair, [(low, _), (high, _)] if low.end > high.start)) {
+            order.sort_unstable_by_key(|(_, index)| *index);
+        }
+        for (range, index) in order.iter() {
+            if let Some(operation) = operations.get(*index) {
+                self.apply(&mut overlay, &mut switches, range, operation, live)?;
+            }
+        }
+        let change = self.difference(&overlay, &switches, live, None)?;
         if switches.is_empty() {
             self.plan_change(pool, change)
         } else {
@@ -242,55 +266,90 @@ impl<F: Format> Vmm<F> {
         self.plan_bind(pool, operations, live)?.init(memory)
     }
 
-    fn apply(
-        &self,
-        overlay: &mut Overlay,
-        switches: &mut List<(Range<u64>, bool)>,
-        operation: &Bind<'_>,
-        live: Live,
-    ) -> Result<(), PrepareError> {
-        let limit = self.va.limits().end;
-        let range = match operation {
-            Bind::Map(request) => {
-                let bytes = check(request, self.config.chip, self.config.vram_bytes)?;
-                let Place::At(va) = request.place else { return Err(PrepareError::NoPlace) };
-                va..va.checked_add(bytes).ok_or(PrepareError::Overflow)?
-            }
-            Bind::Unmap(range) | Bind::Sparse(range) | Bind::Unsparse(range) => range.clone(),
-        };
-        check_range(&range, limit)?;
-        overlay.load(self, range.clone())?;
+    /// The addresses of an operation, of which all is checked that does not depend on what is mapped.
+    fn range_of(&self, operation: &Bind<'_>) -> Result<Range<u64>, PrepareError> {
         match operation {
-            Bind::Map(_) | Bind::Unmap(_) => {
-                overlay.cut(self, range.start, live)?;
-                overlay.cut(self, range.end, live)?;
+            Bind::Map(request) => self.map_range(request),
+            Bind::Unmap(range) | Bind::Sparse(range) | Bind::Unsparse(range) => {
+                check_range(range, self.va.limits().end)?;
+                self.refuse_foreign(range)?;
+                Ok(range.clone())
             }
-            Bind::Sparse(_) | Bind::Unsparse(_) => {
-                switches.push((range, matches!(operation, Bind::Sparse(_))))?;
-                return Ok(());
-            }
-        }
-        let at = overlay.clear(&range);
-        match operation {
-            Bind::Map(request) => {
-                let pieces = Pieces::new(request, range.start, self.config.chip.page_sizes);
-                for (at, (range, piece)) in (at..).zip(pieces) {
-                    overlay.insert(at, Part { range, piece: Some(piece), recorded: false })?;
-                }
-                Ok(())
-            }
-            _ => overlay.insert(at, Part { range, piece: None, recorded: false }),
         }
     }
 
+    /// The addresses that a request of a bind job names.
+    pub(super) fn map_range(&self, request: &MapRequest<'_>) -> Result<Range<u64>, PrepareError> {
+        let bytes = check(request, &self.config)?;
+        let Place::At(va) = request.place else { return Err(PrepareError::NoPlace) };
+        let range = va..va.checked_add(bytes).ok_or(PrepareError::Overflow)?;
+        check_range(&range, self.va.limits().end)?;
+        self.refuse_foreign(&range)?;
+        Ok(range)
+    }
+
+    fn apply(
+        &mut self,
+        overlay: &mut Overlay,
+        switches: &mut List<(Range<u64>, bool)>,
+        range: &Range<u64>,
+        operation: &Bind<'_>,
+        live: Live,
+    ) -> Result<(), PrepareError> {
+        match operation {
+            Bind::Map(request) => {
+                let zap = self.number_mapping(request.evictable)?;
+                self.put_map(overlay, range, request, zap, live)
+            }
+            Bind::Unmap(_) => {
+                let at = overlay.make_room(self, range, live)?;
+                overlay.insert(at, Part { range: range.clone(), piece: None, recorded: false })
+            }
+            Bind::Sparse(_) | Bind::Unsparse(_) => {
+                overlay.load(self, range.clone())?;
+                Ok(switches.push((range.clone(), matches!(operation, Bind::Sparse(_))))?)
+            }
+        }
+    }
+
+    /// Puts the pages of `request`, parts of mapping `zap`, in the place of whatever the copy has there.
+    pub(super) fn apply_map(
+        &self,
+        overlay: &mut Overlay,
+        request: &MapRequest<'_>,
+        zap: u32,
+        live: Live,
+    ) -> Result<(), PrepareError> {
+        let range = self.map_range(request)?;
+        self.put_map(overlay, &range, request, zap, live)
+    }
+
+    fn put_map(
+        &self,
+        overlay: &mut Overlay,
+        range: &Range<u64>,
+        request: &MapRequest<'_>,
+        zap: u32,
+        live: Live,
+    ) -> Result<(), PrepareError> {
+        let at = overlay.make_room(self, range, live)?;
+        let pieces = self.pieces_at(request, range, zap);
+        for (at, (range, piece)) in (at..).zip(pieces) {
+            overlay.insert(at, Part { range, piece: Some(piece), recorded: false })?;
+        }
+        Ok(())
+    }
+
     /// What the copy says that the records do not.
-    fn difference(
+    pub(super) fn difference(
         &mut self,
         overlay: &Overlay,
         switches: &[(Range<u64>, bool)],
         live: Live,
-    ) -> Result<Change, PrepareError> {
-        let mut change = self.new_change(0..0, live);
+        rebinds: Option<(u32, u32)>,
+    ) -> Result<Draft, PrepareError> {
+        let mut change = self.new_change(0..0, live)?;
+        change.rebinds = rebinds;
         // Where nothing is mapped before or after, nothing changes, unless it becomes sparse or ceases to be.
         for part in overlay.parts.iter() {
             if part.piece.is_some() {
@@ -309,22 +368,7 @@ impl<F: Format> Vmm<F> {
             // A job that comes to nothing still is somewhere.
             change.parts.push(first.range.start..first.range.start + PAGE_BYTES)?;
         }
-        if let (Some(first), Some(last)) = (change.parts.first(), change.parts.last()) {
-            change.range = first.start..last.end;
-        }
-        for index in 0..change.parts.len() {
-            let Some(part) = change.parts.get(index).cloned() else { break };
-            for (whole, piece) in self.va.overlapping(part.clone()) {
-                if whole.start < part.start {
-                    change.borders.push(part.start)?;
-                }
-                if whole.end > part.end {
-                    change.borders.push(part.end)?;
-                }
-                let range = whole.start.max(part.start)..whole.end.min(part.end);
-                change.old.push((range.clone(), piece.skip(range.start - whole.start)))?;
-            }
-        }
+        self.replace_parts(&mut change)?;
         let mut old_at = 0;
         for part in overlay.parts.iter() {
             let Some(piece) = part.piece else { continue };
@@ -350,6 +394,27 @@ impl<F: Format> Vmm<F> {
         change.removes |= gone;
         change.adds |= change.new.iter().any(|target| !target.kept);
         Ok(change)
+    }
+
+    /// Lets a change take whatever its parts have now.
+    pub(super) fn replace_parts(&self, change: &mut Change) -> Result<(), PrepareError> {
+        if let (Some(first), Some(last)) = (change.parts.first(), change.parts.last()) {
+            change.range = first.start..last.end;
+        }
+        for index in 0..change.parts.len() {
+            let Some(part) = change.parts.get(index).cloned() else { break };
+            for (whole, piece) in self.va.overlapping(part.clone()) {
+                if whole.start < part.start {
+                    change.borders.push(part.start)?;
+                }
+                if whole.end > part.end {
+                    change.borders.push(part.end)?;
+                }
+                let range = whole.start.max(part.start)..whole.end.min(part.end);
+                change.old.push((range.clone(), piece.skip(range.start - whole.start)))?;
+            }
+        }
+        Ok(())
     }
 
     /// Adds what a part of the copy leads to, in the pages that are there where it leads to the same.
@@ -381,6 +446,8 @@ impl<F: Format> Vmm<F> {
             // Frames are the same only where they are the same object's.
             let known = part.recorded || matches!(was.to, Backed::Memory(_));
             let known = known || !change.other_frames(&was, &here);
+            // Nor are they there where they were zapped, or where another mapping's zap may take them.
+            let known = known && (part.recorded || (was.zap == here.zap && !self.is_zapped(&was)));
             // No page may be kept in part, and none written in part.
             let whole = [both.start, both.end].into_iter().all(|border| {
                 let inner = aligned(border, here.page) || border == part.range.end;
@@ -397,7 +464,7 @@ impl<F: Format> Vmm<F> {
                 }
                 rest = both.end;
                 let piece = Piece { page: was.page, ..here };
-                change.new.push(Target { range: both, piece, word: 0, frame: 0, kept: true })?;
+                change.new.push(Target { range: both, piece, word: 0, frame: 0, kept: true, cleared: false })?;
             }
         }
         if rest < part.range.end {

@@ -3,18 +3,18 @@
 
 use super::execute::Write;
 use super::frames::Wants;
-use super::job::Body;
+use super::job::{Body, Progress, State};
 use super::piece::{effective_flags, smallest_page, Backed, Piece, Sizes};
-use super::plan::Holdings;
-use super::record::parts;
+use super::record::{parts, Record};
 use super::request::{Live, PrepareError, Protection, Span};
 use super::space::Vmm;
 use crate::addr::{Aperture, PhysAddr, PAGE_BYTES};
+use crate::device::{Acknowledge, Depth, Invalidate};
 use crate::format::{Format, Leaf, MmuVersion, Pte};
-use crate::storage::{List, NoMemory, Owned};
+use crate::storage::{List, NoMemory, Owned, Shared};
 use crate::va::windows::overlapping;
 use crate::va::{InsertError, VaError};
-use core::ops::Range;
+use core::ops::{Deref, DerefMut, Range};
 
 /// Pages that a job writes entries for, and their words.
 #[derive(Clone, Debug)]
@@ -27,6 +27,8 @@ pub(super) struct Target {
     pub(super) frame: u64,
     /// The entries say so already: nothing is written.
     pub(super) kept: bool,
+    /// The pages were zapped: the entries say that nothing is there, and so does the word.
+    pub(super) cleared: bool,
 }
 
 /// What a job does to the records.
@@ -58,24 +60,76 @@ pub(super) struct Change {
     pub(super) cuts: [bool; 2],
     /// Whether new pieces may go on from their neighbours.
     pub(super) heals: bool,
+    /// The evictable mapping that gets its pages anew, and the generation in which it does.
+    pub(super) rebinds: Option<(u32, u32)>,
+}
+
+/// A job in the making, in what an earlier one consisted of: what its owner gets, and what the books keep, whose change is
+/// to be filled in.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub(super) body: Owned<Body>,
+    pub(super) record: Owned<Record>,
+}
+
+impl Deref for Draft {
+    type Target = Change;
+    fn deref(&self) -> &Change {
+        &self.record.change
+    }
+}
+
+impl Draft {
+    /// Makes a state of its own for a job that is used again: others may still look at the old one.
+    fn renew(&mut self) -> Result<(), NoMemory> {
+        let Self { body, record } = self;
+        if record.progress.owners() > 2 {
+            record.progress = Shared::new(Progress::new())?;
+            body.token.progress = record.progress.clone();
+        }
+        record.progress.set(State::Prepared);
+        Ok(())
+    }
+}
+
+impl DerefMut for Draft {
+    fn deref_mut(&mut self) -> &mut Change {
+        &mut self.record.change
+    }
 }
 
 /// Empty lists of earlier jobs, for the next one to fill: a space where one job follows another allocates nothing.
 #[derive(Debug, Default)]
 pub(super) struct Scraps {
-    pub(super) old: List<(Range<u64>, Piece)>,
-    pub(super) new: List<Target>,
     pub(super) init: List<Write>,
-    pub(super) held: Holdings,
-    pub(super) bodies: List<Owned<Body>>,
+    drafts: List<Draft>,
 }
 
-/// Bytes of heap that one list may keep for later.
-const KEPT_BYTES: usize = 64 << 10;
+/// Bytes of heap that a job's lists may keep for later.
+const KEPT_BYTES: usize = 128 << 10;
 /// Jobs whose lists are kept.
-const KEPT_BODIES: usize = 4;
+const KEPT_DRAFTS: usize = 4;
 
 impl Change {
+    /// Forgets everything; the room of the lists stays.
+    pub(super) fn clear(&mut self) {
+        self.parts.clear();
+        self.borders.clear();
+        self.old.clear();
+        self.new.clear();
+        self.wants.clear();
+        self.background.clear();
+        (self.adds, self.removes, self.pages_stay) = (false, false, false);
+        (self.reclaims, self.restores, self.cuts) = (false, false, [false; 2]);
+        (self.heals, self.rebinds) = (false, None);
+    }
+
+    /// Bytes of heap that its lists hold, but for those that are short.
+    pub(super) fn footprint(&self) -> usize {
+        let Self { parts, old, new, background, .. } = self;
+        parts.footprint() + old.footprint() + new.footprint() + background.footprint()
+    }
+
     /// Whether the change covers all of `range`.
     pub(super) fn covers(&self, range: &Range<u64>) -> bool {
         self.parts_in(range.clone()).next().is_some_and(|part| part == *range)
@@ -95,41 +149,21 @@ impl Change {
 }
 
 impl Scraps {
-    pub(super) fn keep_old(&mut self, mut list: List<(Range<u64>, Piece)>) {
-        list.clear();
-        keep(&mut self.old, list, List::footprint);
-    }
-
-    pub(super) fn keep_new(&mut self, mut list: List<Target>) {
-        list.clear();
-        keep(&mut self.new, list, List::footprint);
-    }
-
     pub(super) fn keep_init(&mut self, mut list: List<Write>) {
         list.clear();
-        keep(&mut self.init, list, List::footprint);
-    }
-
-    pub(super) fn keep_held(&mut self, mut held: Holdings) {
-        held.owned.clear();
-        held.journal.clear();
-        held.linked.clear();
-        held.spare.clear();
-        keep(&mut self.held, held, |held| held.owned.footprint() + held.journal.footprint() + held.linked.footprint());
+        if list.footprint() <= KEPT_BYTES {
+            self.init = list;
+        }
     }
 
     /// Keeps what a closed job consisted of.
-    pub(super) fn keep_body(&mut self, mut body: Owned<Body>) {
-        body.clear();
-        if self.bodies.len() < KEPT_BODIES && body.footprint() <= KEPT_BYTES && self.bodies.reserve(1).is_ok() {
-            let _ = self.bodies.push_within(body);
+    pub(super) fn keep(&mut self, mut body: Owned<Body>, mut record: Owned<Record>) {
+        let bytes = body.footprint() + record.footprint();
+        if self.drafts.len() < KEPT_DRAFTS && bytes <= KEPT_BYTES && self.drafts.reserve(1).is_ok() {
+            body.clear();
+            record.clear();
+            let _ = self.drafts.push_within(Draft { body, record });
         }
-    }
-}
-
-fn keep<T>(place: &mut T, value: T, footprint: impl Fn(&T) -> usize) {
-    if footprint(&value) <= KEPT_BYTES {
-        *place = value;
     }
 }
 
@@ -148,8 +182,9 @@ impl Edges {
 
 impl<F: Format> Vmm<F> {
     /// The change that takes `span` out, or gives its pages other attributes.
-    pub(super) fn change_of(&mut self, span: &Span, protection: Option<Protection>) -> Result<Change, PrepareError> {
-        let mut change = self.new_change(span.range.clone(), span.live);
+    pub(super) fn change_of(&mut self, span: &Span, protection: Option<Protection>) -> Result<Draft, PrepareError> {
+        self.refuse_foreign(&span.range)?;
+        let mut change = self.new_change(span.range.clone(), span.live)?;
         for (whole, piece) in self.va.overlapping(span.range.clone()) {
             change.old.push((whole, *piece))?;
         }
@@ -192,10 +227,22 @@ impl<F: Format> Vmm<F> {
         Ok(change)
     }
 
-    /// A change of `range` that comes to nothing yet; its lists are those of an earlier one.
-    pub(super) fn new_change(&mut self, range: Range<u64>, live: Live) -> Change {
-        let Scraps { old, new, .. } = &mut self.scraps;
-        Change { range, live, old: core::mem::take(old), new: core::mem::take(new), ..Change::default() }
+    /// A change of `range` that comes to nothing yet, in what an earlier job consisted of.
+    pub(super) fn new_change(&mut self, range: Range<u64>, live: Live) -> Result<Draft, NoMemory> {
+        let mut draft = match self.scraps.drafts.pop() {
+            Some(draft) => draft,
+            None => self.new_draft()?,
+        };
+        draft.renew()?;
+        (draft.range, draft.live) = (range, live);
+        Ok(draft)
+    }
+
+    fn new_draft(&self) -> Result<Draft, NoMemory> {
+        let what = Invalidate { pdb: self.pdb, depth: Depth::PteOnly, scope: self.scope(), ack: Acknowledge::Globally };
+        let body = Body::new(self.config.limits, F::leaf_step(PAGE_BYTES).trailing_zeros(), what)?;
+        let record = Owned::new(Record::new(body.token.progress.clone()))?;
+        Ok(Draft { body: Owned::new(body)?, record })
     }
 
     /// What becomes of one piece.
@@ -234,7 +281,7 @@ impl<F: Format> Vmm<F> {
 
     /// Adds `range`, part of a large page, in smaller ones.
     fn cut(&self, change: &mut Change, range: Range<u64>, piece: Piece) -> Result<(), PrepareError> {
-        let sizes = Sizes::smaller(&piece, self.config.chip.page_sizes, [range.start, range.end])?;
+        let sizes = Sizes::smaller(&piece, self.config.page_sizes(), [range.start, range.end])?;
         for (part, piece) in sizes.cut(range, piece) {
             self.target(change, part, piece)?;
         }
@@ -247,21 +294,29 @@ impl<F: Format> Vmm<F> {
             return Err(PrepareError::KindForbids4K { kind: piece.kind });
         }
         let leaf = |to| Pte::Leaf(Leaf { to, kind: piece.kind, flags: piece.flags, comptag: 0 });
+        let rebound = change.rebinds.is_some_and(|(mapping, _)| mapping == piece.zap);
+        if piece.zap != 0 && !rebound && self.is_zapped(&piece) {
+            let word = self.nothing.of(piece.page);
+            change.new.push(Target { range, piece, word, frame: 0, kept: false, cleared: true })?;
+            return Ok(());
+        }
         match piece.to {
             Backed::Memory(to) => {
                 // The last page too must be within the format, or the steps would run out of the address field.
                 let last = to.checked_add(range.end - range.start - PAGE_BYTES).ok_or(PrepareError::Overflow)?;
-                F::encode_pte(&leaf(last))?;
-                if let Some(before) =
-                    change.new.last_mut().filter(|before| !before.kept && before.range.end == range.start)
+                let word = F::encode_pte(&leaf(last))?.wrapping_sub(F::leaf_step(last.raw - to.raw));
+                debug_assert_eq!(Ok(word), F::encode_pte(&leaf(to)));
+                if let Some(before) = change
+                    .new
+                    .last_mut()
+                    .filter(|before| !(before.kept || before.cleared) && before.range.end == range.start)
                 {
                     if before.piece.continues(range.start - before.range.start, &piece) {
                         before.range.end = range.end;
                         return Ok(());
                     }
                 }
-                let word = F::encode_pte(&leaf(to))?;
-                change.new.push(Target { range, piece, word, frame: 0, kept: false })?;
+                change.new.push(Target { range, piece, word, frame: 0, kept: false, cleared: false })?;
             }
             Backed::Frames { aperture, page } => {
                 let word = F::encode_pte(&leaf(PhysAddr::new(aperture, 0)))?;
@@ -274,7 +329,7 @@ impl<F: Format> Vmm<F> {
                     let part = from..range.end.min(whole);
                     from = part.end;
                     let frame = change.wants.add(&part, &piece, end)?;
-                    change.new.push(Target { range: part, piece, word, frame, kept: false })?;
+                    change.new.push(Target { range: part, piece, word, frame, kept: false, cleared: false })?;
                 }
             }
         }
@@ -295,7 +350,7 @@ impl<F: Format> Vmm<F> {
 
     /// Enters a change into the records: all of it or nothing. Room was reserved.
     pub(super) fn book(&mut self, change: &Change) -> Result<(), PrepareError> {
-        let Change { range, parts, borders, old, new, cuts, heals, .. } = change;
+        let Change { range, borders, old, new, cuts, heals, .. } = change;
         for (cut, border) in cuts.iter().zip([range.start, range.end]) {
             if *cut {
                 let _ = self.va.split(border, |piece, bytes| piece.skip(bytes));
@@ -316,12 +371,11 @@ impl<F: Format> Vmm<F> {
                 return Err(self.refused(why, target.range.end));
             }
         }
-        if *heals {
-            for target in new.iter() {
-                self.heal(target.range.start);
-            }
-            for end in parts.iter().map(|part| part.end).chain([range.end]) {
-                self.heal(end);
+        // What ends or begins with the change is new.
+        for target in new.iter().filter(|_| *heals) {
+            let (below, above) = self.va.touching(&target.range);
+            for (_, at) in [(above, target.range.end), (below, target.range.start)].iter().filter(|(touch, _)| *touch) {
+                self.heal(*at);
             }
         }
         Ok(())
@@ -367,9 +421,9 @@ impl<F: Format> Vmm<F> {
         }
     }
 
-    /// Room in the records for what `rebook` does, forth and back.
+    /// Room in the records for what `book` does, and `unbook` behind it: each cuts what lies over the borders.
     pub(super) fn reserve_records(&mut self, change: &Change) -> Result<(), NoMemory> {
-        self.va.reserve(change.old.len() + change.new.len() + 2 * change.parts.len() + 4)
+        self.va.reserve(change.old.len() + change.new.len() + 4 * change.parts.len() + 4)
     }
 }
 

@@ -2,14 +2,13 @@
 
 use super::execute::Flush;
 use super::job::{Job, Receipt, State, Token};
-use super::plan::{Holdings, Linked};
-use super::record::{parts, Before, Record};
+use super::plan::Linked;
+use super::record::Record;
 use super::space::{Mapping, Vmm};
 use crate::device::{Acknowledge, Depth, DeviceError, Hardware, Invalidate, Run, TablePool};
 use crate::format::Format;
-use crate::storage::NoMemory;
+use crate::storage::{NoMemory, Owned};
 use crate::tree::{dual_level, Child, Half, DIRECTORY_BYTES};
-use core::ops::Range;
 
 /// Why a job or receipt was not taken. It comes back whole, nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,7 +32,7 @@ pub enum CommitError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CloseError {
-    /// Jobs are still open.
+    /// Jobs are still open, or a zap runs.
     #[error("jobs of this address space are still open: execute and commit, or cancel them")]
     Busy,
     /// The device failed; call again.
@@ -51,8 +50,10 @@ impl<F: Format> Vmm<F> {
             Some(record) => record,
             None => return Err((receipt, CommitError::Foreign)),
         };
-        let range = self.close_job(pool, record);
-        self.scraps.keep_body(receipt.job.body);
+        let range = receipt.job.range();
+        if let Some(record) = self.close_job(pool, record) {
+            self.scraps.keep(receipt.job.body, record);
+        }
         self.sweep(pool);
         Ok(Mapping { range })
     }
@@ -68,8 +69,8 @@ impl<F: Format> Vmm<F> {
             return Err((job, CommitError::Begun));
         }
         match self.take_back(pool, record) {
-            Ok(()) => {
-                self.scraps.keep_body(job.body);
+            Ok(record) => {
+                self.scraps.keep(job.body, record);
                 Ok(())
             }
             Err(why) => Err((job, why)),
@@ -83,36 +84,39 @@ impl<F: Format> Vmm<F> {
     }
 
     /// Takes the plan of an open job back, if no later job builds on it.
-    pub(super) fn take_back<P: TablePool>(&mut self, pool: &mut P, index: u32) -> Result<(), CommitError> {
+    pub(super) fn take_back<P: TablePool>(&mut self, pool: &mut P, index: u32) -> Result<Owned<Record>, CommitError> {
         let Some(record) = self.jobs.get(index) else { return Err(CommitError::Foreign) };
         let later = |other: &Record| other.number > record.number && other.waits_for(record);
         if self.jobs.iter().any(|(_, other)| later(other)) {
             return Err(CommitError::HasDependents);
         }
-        let (pieces, sparse) = record.before.room();
+        let (pieces, sparse) = record.room();
         self.va.reserve(pieces)?;
         self.sparse.reserve(sparse)?;
-        if let Some(record) = self.jobs.remove(index) {
-            self.undo(pool, &record.range, &record.before, &record.held);
-            record.progress.set(State::Closed);
-        }
-        Ok(())
+        let record = self.jobs.remove(index).ok_or(CommitError::Foreign)?;
+        self.undo(pool, &record);
+        record.progress.set(State::Closed);
+        Ok(record)
     }
 
     /// Takes a plan back: records first, then the mirror. Room for the records was reserved.
-    pub(super) fn undo<P: TablePool>(&mut self, pool: &mut P, range: &Range<u64>, before: &Before, held: &Holdings) {
-        if !before.pages_stay {
-            for part in parts(range, &before.parts) {
-                self.unbook(part, &before.pieces);
+    pub(super) fn undo<P: TablePool>(&mut self, pool: &mut P, record: &Record) {
+        let Record { change, sparse, touched, held, .. } = record;
+        if !change.pages_stay {
+            for part in record.parts() {
+                self.unbook(part, &change.old);
             }
         }
-        for range in before.background.iter() {
+        // A restore changes nothing of what is sparse.
+        let background = change.background.iter().filter(|_| !change.restores);
+        for range in background {
             let _ = self.sparse.subtract(range.clone());
-            for part in before.sparse.overlapping(range.clone()) {
+            for part in sparse.overlapping(range.clone()) {
                 let _ = self.sparse.add(part);
             }
         }
-        self.lost |= before.restores;
+        self.let_go(touched, true);
+        self.lost |= change.restores;
         held.journal.take_back(&mut self.tree, &self.va, pool);
         self.prune(pool, &held.linked);
         for &table in held.spare.iter() {
@@ -137,8 +141,8 @@ impl<F: Format> Vmm<F> {
     }
 
     /// Closes the books on an acknowledged job.
-    pub(super) fn close_job<P: TablePool>(&mut self, pool: &mut P, index: u32) -> Range<u64> {
-        let Some(record) = self.jobs.remove(index) else { return 0..0 };
+    pub(super) fn close_job<P: TablePool>(&mut self, pool: &mut P, index: u32) -> Option<Owned<Record>> {
+        let record = self.jobs.remove(index)?;
         record.progress.set(State::Closed);
         for directory in
             record.held.linked.iter().filter(|directory| record.held.adds || directory.made_by == record.number)
@@ -149,9 +153,8 @@ impl<F: Format> Vmm<F> {
         for &table in record.held.spare.iter() {
             pool.give(table, DIRECTORY_BYTES);
         }
-        self.scraps.keep_held(record.held);
-        self.scraps.keep_old(record.before.pieces);
-        record.range
+        self.let_go(&record.touched, false);
+        Some(record)
     }
 
     /// Sees to jobs whose owner has gone: unbegun ones are taken back, executed ones committed.
@@ -172,7 +175,8 @@ impl<F: Format> Vmm<F> {
         }
     }
 
-    /// Unlinks everything and gives every table back to `pool`; the root too, where [`create`](Self::create) took it.
+    /// Unlinks everything and gives every table back to `pool`; the root too, where [`create`](Self::create) took it. Of an
+    /// [adopted](Self::adopt) space, what firmware made stays, as it was found.
     /// Jobs that were lost half-way end here: nothing can be reached any more, and what they held is given back too.
     ///
     /// # Errors
@@ -192,14 +196,16 @@ impl<F: Format> Vmm<F> {
             Invalidate { pdb: self.pdb, depth: Depth::UpToPde4, scope: self.scope(), ack: Acknowledge::Globally };
         // A close that timed out goes on with the invalidate that it began.
         let mut flush = self.closing.unwrap_or(Flush::new(what));
-        let root = Run { first: 0, step: 0, count: 512 };
-        let unlinked: Result<(), DeviceError> = hardware
-            .write_run(self.pdb, root)
+        let unlinked: Result<(), DeviceError> = self
+            .unlink(hardware)
             .and_then(|()| hardware.drain())
             .and_then(|()| flush.finish(hardware, self.config.limits));
         self.closing = Some(flush);
         if let Err(why) = unlinked {
             return Err((self, why.into()));
+        }
+        if !self.forget_entries() {
+            return Err((self, CloseError::Busy));
         }
         for _ in 0..self.jobs.len() {
             let first = self.jobs.iter().next().map(|(index, _)| index);
@@ -207,5 +213,13 @@ impl<F: Format> Vmm<F> {
         }
         self.tree.free_all(pool, self.owns_root);
         Ok(())
+    }
+
+    /// Takes everything that is not firmware's out of what the GPU can reach.
+    fn unlink<H: Hardware>(&self, hardware: &mut H) -> Result<(), DeviceError> {
+        if self.tree.foreign() == 0 {
+            return hardware.write_run(self.pdb, Run { first: 0, step: 0, count: 512 });
+        }
+        self.empty_foreign_tables(hardware)
     }
 }

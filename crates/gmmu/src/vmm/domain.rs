@@ -6,13 +6,13 @@
 //! is to be written follows from their differences.
 
 use super::execute::{Source, Write};
-use super::journal::{bits, has_small_pages, Step};
-use super::plan::{one_word, Planner, DOMAIN_BYTES};
+use super::journal::{as_mapped, bits, has_small_pages, Step};
+use super::plan::{entry_at, one_word, small, Planner, DOMAIN_BYTES};
 use super::request::PrepareError;
 use super::rounds::push_write;
 use crate::addr::{PageSize, TableAddr};
 use crate::device::{Depth, Run, TablePool};
-use crate::format::{Format, Link, Slot, BIG_TABLE};
+use crate::format::{Format, Link, Slot, BIG_TABLE, SMALL_TABLE};
 use crate::tree::{half_slot, Child, Half, Place};
 use crate::va::windows::{overlapping, Windows};
 use core::ops::Range;
@@ -53,6 +53,7 @@ pub(super) struct Table {
     pub(super) at: TableAddr,
     pub(super) used: i16,
     pub(super) open: u32,
+    pub(super) found: u32,
     /// Made by this job.
     pub(super) added: bool,
 }
@@ -74,6 +75,9 @@ pub(super) struct Turn {
     /// Whether anything here reads as 0, before or after.
     pub(super) any_sparse: bool,
 }
+
+/// Entries of a 4K table.
+const WHOLE: i16 = 512;
 
 impl Turn {
     pub(super) fn span(&self) -> Range<u64> {
@@ -154,6 +158,68 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
         Ok(())
     }
 
+    /// A short cut for the most frequent change: 4K pages come or go in a 4K table that is there, stays, and has no 64K
+    /// table beside it. The structure is as it was, so that the job is a guest, and all there is to it are entries and the
+    /// table's account. Says whether this was such a change.
+    pub(super) fn small_pages(&mut self, directory: u32, domain: u64) -> Result<bool, PrepareError> {
+        let big_at = Place { directory, slot: half_slot::<F>(Half::Big, domain) };
+        let (Child::Empty, little) = self.tree.halves(big_at) else { return Ok(false) };
+        let Some(table) = self.leaf_table(little) else { return Ok(false) };
+        let span = domain..domain + DOMAIN_BYTES;
+        let mut some = Tally::default();
+        // Chunks that are touched in part: other pages may live there.
+        let mut shared = 0;
+        if self.only_takes {
+            for (range, piece) in self.old_in(span.clone()) {
+                some.add(domain, &range, piece.page);
+                shared |= chunks_of(domain, &range) & !whole_chunks_of(domain, &range);
+            }
+        } else {
+            for (range, target) in self.new_in(span.clone()) {
+                some.add(domain, &range, target.piece.page);
+            }
+        }
+        let (chunks, pages) = (some.small, some.smalls);
+        // Whole tables go, or are filled, several at once.
+        if some.big != 0 || chunks == 0 || pages >= WHOLE {
+            return Ok(false);
+        }
+        self.held.journal.reserve(1)?;
+        let at = |va| entry_at(table.at, SMALL_TABLE.index(va));
+        let (used, open);
+        if self.only_takes {
+            if table.used == pages && pages > 1 {
+                return Ok(false);
+            }
+            let mapped = as_mapped(table.open & !chunks, shared, domain, self.set.va);
+            (used, open) = (pages.wrapping_neg(), mapped | (chunks & table.found));
+            for (range, _) in self.old_in(span) {
+                let run = Run { first: 0, step: 0, count: small((range.end - range.start) >> SMALL_TABLE.shift) };
+                push_write(
+                    &mut self.main.leaves,
+                    Write { at: at(range.start), run, stride: 8, source: Source::Words },
+                )?;
+            }
+        } else {
+            (used, open) = (pages, table.open | chunks);
+            for (range, target) in self.new_in(span) {
+                self.leaf_write(at(range.start), 8, &range, target)?;
+            }
+        }
+        debug_assert!(self.is_small(domain, table, used, open), "the long way comes to something else");
+        let step = Step::Counted { table: table.number, domain, used, chunks, shared: true };
+        self.held.journal.count(self.tree, table.number, open, step);
+        Ok(true)
+    }
+
+    /// Whether the long way would neither own the domain nor drop its table, and come to the same account.
+    fn is_small(&self, domain: u64, table: Table, used: i16, open: u32) -> bool {
+        let tables = [&None, &Some(table)];
+        let turn = self.turn(domain, tables);
+        let plain = turn.after.big | turn.sparse1 == 0 && !turn.any_sparse && self.drops(&turn, tables) == [false; 2];
+        plain && turn.open1 == open && turn.after.smalls - turn.before.smalls == used
+    }
+
     /// The masks of a domain.
     fn turn(&self, domain: u64, tables: [&Option<Table>; 2]) -> Turn {
         let span = domain..domain + DOMAIN_BYTES;
@@ -180,7 +246,7 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
         // Where the change covers a chunk, its lists say all; elsewhere other pages may live in it.
         let covered = change.parts_in(span).fold(0, |chunks, part| chunks | whole_chunks_of(domain, &part));
         let whole = if fresh { u32::MAX } else { covered };
-        let mut small = after.small;
+        let mut small = after.small | tables[1].map_or(0, |table| table.found);
         for chunk in bits(affected & !whole & !after.small) {
             let start = domain + (u64::from(chunk) << BIG_TABLE.shift);
             if has_small_pages(self.set.va, start..start + BIG_TABLE.span()) {
@@ -228,6 +294,7 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
             at: table.at,
             used: i16::try_from(table.used).unwrap_or(0),
             open: table.open,
+            found: table.found,
             added: false,
         })
     }
@@ -248,7 +315,7 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
         self.held.journal.note_hung(place, 1, old, Child::Table(number));
         let slot = if half == Half::Big { Slot::Big } else { Slot::Small };
         self.link(place, F::encode_link(slot, &Link::table(at))?, Depth::UpToPde0)?;
-        Ok(Some(Table { number, at, used, open, added: true }))
+        Ok(Some(Table { number, at, used, open, found: 0, added: true }))
     }
 
     /// Takes a table off its half of the dual entry. It is freed when the job is committed. Where entries of the other

@@ -33,11 +33,32 @@ pub enum Source {
     Part(u32),
 }
 
+/// Leaf entries of a mapping that can be zapped: where that has happened, they are cleared instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Evictable {
+    /// The entries.
+    pub write: Write,
+    /// The mapping's number in its space.
+    pub mapping: u32,
+    /// What the slots say without pages.
+    pub clear: u64,
+}
+
+impl Evictable {
+    /// Turns the write into one that clears the slots.
+    pub fn give_up(&mut self) {
+        let run = Run { first: self.clear, step: 0, count: self.write.run.count };
+        self.write = Write { run, source: Source::Words, ..self.write };
+    }
+}
+
 /// One round of a job.
 #[derive(Clone, Copy, Debug)]
 pub struct Round<'a> {
     /// Leaf entries, and whatever else nobody can reach yet.
     pub leaves: &'a [Write],
+    /// Leaf entries of mappings that can be zapped.
+    pub evictable: &'a [Evictable],
     /// Directory entries, from the bottom up.
     pub links: &'a [Write],
     /// Where a 4 KiB frame number stands in an entry: its lowest bit.
@@ -117,6 +138,7 @@ pub struct Cursor {
 enum Stage {
     #[default]
     Leaves,
+    Evictable,
     Links,
     Written,
 }
@@ -144,12 +166,14 @@ impl Round<'_> {
     ) -> Result<(), DeviceError> {
         let mut budget = budget;
         loop {
-            let writes = match cursor.stage {
-                Stage::Leaves => self.leaves,
-                Stage::Links => self.links,
-                Stage::Written => return Ok(()),
+            let stage = cursor.stage;
+            let write = |at: usize| match stage {
+                Stage::Leaves => self.leaves.get(at),
+                Stage::Evictable => self.evictable.get(at).map(|evictable| &evictable.write),
+                Stage::Links => self.links.get(at),
+                Stage::Written => None,
             };
-            while let Some(write) = writes.get(cursor.done) {
+            while let Some(write) = write(cursor.done) {
                 let left = write.run.count.saturating_sub(cursor.words);
                 let count = u32::try_from(budget).unwrap_or(u32::MAX).min(left);
                 if count == left && cursor.words == 0 {
@@ -165,12 +189,17 @@ impl Round<'_> {
                 cursor.words = 0;
                 cursor.done += 1;
             }
-            let next = if cursor.stage == Stage::Leaves {
-                memory.order()?;
-                Stage::Links
-            } else {
-                memory.drain()?;
-                Stage::Written
+            let next = match stage {
+                Stage::Leaves => Stage::Evictable,
+                Stage::Evictable => {
+                    memory.order()?;
+                    Stage::Links
+                }
+                Stage::Links => {
+                    memory.drain()?;
+                    Stage::Written
+                }
+                Stage::Written => return Ok(()),
             };
             *cursor = Cursor { stage: next, done: 0, words: 0 };
         }

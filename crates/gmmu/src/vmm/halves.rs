@@ -1,15 +1,14 @@
 //! Buses that write a word in two halves (section 3 rule 6a): a live entry that changes in both of them would for a moment
 //! be neither the old nor the new one. Such entries are cleared in a round before.
 
-use super::execute::{Source, Write};
 use super::piece::{Backed, Piece};
-use super::plan::{leaf_level, next_table, small, Planner, DOMAIN_BYTES};
+use super::plan::Planner;
 use super::request::{Live, PrepareError};
 use super::rounds::push_write;
-use crate::addr::{PageSize, PhysAddr, TableAddr};
-use crate::device::{Run, TablePool};
-use crate::format::{Format, Leaf, Pte, BIG_TABLE, SMALL_TABLE};
-use crate::tree::{entry_slot, level, Child, Place};
+use super::slots::clear_pages;
+use crate::addr::{PageSize, PhysAddr};
+use crate::device::TablePool;
+use crate::format::{Format, Leaf, Pte};
 use core::ops::Range;
 
 impl<F: Format, P: TablePool> Planner<'_, F, P> {
@@ -39,47 +38,13 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
         Ok(())
     }
 
-    /// Clears `pages` in the round before the main one, table by table.
+    /// Clears `pages` in the round before the main one.
     fn clear_entries(&mut self, pages: Range<u64>, page: PageSize) -> Result<(), PrepareError> {
-        let n = leaf_level::<F>(page);
-        let table = match page {
-            PageSize::Size4K => &SMALL_TABLE,
-            PageSize::Size64K => &BIG_TABLE,
-            PageSize::Size2M | PageSize::Size512M | PageSize::Size256G => level::<F>(n),
-        };
-        let mut va = pages.start;
-        while va < pages.end {
-            let border = if page <= PageSize::Size64K { (va | (DOMAIN_BYTES - 1)) + 1 } else { next_table::<F>(n, va) };
-            let end = pages.end.min(border);
-            let words = table.entry_bytes / 8;
-            let at = self.entry_of(va, page).ok_or(PrepareError::Overflow)?;
-            let first = if page == PageSize::Size64K { self.set.nothing.closed } else { 0 };
-            let run = Run { first, step: 0, count: small(((end - va) >> table.shift) * words) };
-            push_write(&mut self.clear.leaves, Write { at, run, stride: 8, source: Source::Words })?;
-            self.clear.deepen(table.depth);
-            va = end;
-        }
-        Ok(())
-    }
-
-    /// Where the entry of a page is.
-    fn entry_of(&self, va: u64, page: PageSize) -> Option<TableAddr> {
-        let n = leaf_level::<F>(page);
-        let mut directory = self.tree.root();
-        for at in 0..n {
-            match self.tree.child(Place { directory, slot: entry_slot::<F>(at, va) }) {
-                Child::Directory(below) => directory = below,
-                Child::Empty | Child::Leaf | Child::Sparse | Child::Table(_) => return None,
-            }
-        }
-        let place = Place { directory, slot: entry_slot::<F>(n, va) };
-        if page > PageSize::Size64K {
-            return self.tree.word_at(place);
-        }
-        let (big, little) = self.tree.halves(place);
-        let (child, level) = if page == PageSize::Size4K { (little, &SMALL_TABLE) } else { (big, &BIG_TABLE) };
-        let Child::Table(number) = child else { return None };
-        self.tree.table(number)?.at.checked_add(level.index(va) * 8)
+        let clear = &mut *self.clear;
+        clear_pages(self.tree, self.set.nothing.closed, pages, page, |write, depth| {
+            clear.deepen(depth);
+            push_write(&mut clear.leaves, write).map_err(PrepareError::from)
+        })
     }
 }
 

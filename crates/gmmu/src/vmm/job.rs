@@ -3,6 +3,7 @@
 use super::execute::{Cursor, Flush, Round};
 use super::frames::{FramesError, Want, Wants};
 use super::rounds::OwnedRound;
+use super::zap::{self, Swap};
 use crate::addr::Pfn;
 use crate::device::{DeviceError, Hardware, Invalidate, Invalidator, Poll, TableMemory};
 use crate::storage::{List, NoMemory, Owned, Shared};
@@ -77,6 +78,15 @@ pub enum ExecuteError {
     /// The space was restored since the job was prepared: prepare it anew.
     #[error("the address space was restored since: prepare the job anew")]
     Lost,
+    /// A mapping whose pages the job writes was zapped since it was prepared. [`Job::skip_zapped`] goes on without them; a
+    /// job that was not begun can be cancelled.
+    #[error(
+        "a mapping was zapped since the job was prepared: cancel it, or go on without those pages by `skip_zapped`"
+    )]
+    Zapped,
+    /// A zap runs at this moment.
+    #[error("a zap is at the same entries: hold the hardware's lock, and try again")]
+    Contended,
     /// The round was not written yet.
     #[error("there is nothing to flush: write the round first")]
     NotWritten,
@@ -120,6 +130,8 @@ pub(crate) struct Body {
     pub(crate) range: Range<u64>,
     pub(crate) after: List<Shared<Progress>>,
     pub(crate) rounds: [OwnedRound; 2],
+    /// The evictable mappings among those that it changes.
+    pub(crate) swaps: List<Swap>,
     /// Where a 4 KiB frame number stands in an entry.
     pub(crate) frame_shift: u32,
     pub(crate) wants: Wants,
@@ -135,8 +147,8 @@ impl Body {
     pub(crate) fn new(limits: Limits, frame_shift: u32, what: Invalidate) -> Result<Self, NoMemory> {
         let token = Token { record: u32::MAX, progress: Shared::new(Progress::new())? };
         let rounds = [OwnedRound::new(what), OwnedRound::new(what)];
-        let (after, wants, cursor) = (List::new(), Wants::default(), Cursor::default());
-        Ok(Self { token, range: 0..0, after, rounds, frame_shift, wants, limits, round: 0, first: 0, cursor })
+        let (after, swaps, wants, cursor) = (List::new(), List::new(), Wants::default(), Cursor::default());
+        Ok(Self { token, range: 0..0, after, rounds, swaps, frame_shift, wants, limits, round: 0, first: 0, cursor })
     }
 
     /// Forgets everything; the room of the lists stays.
@@ -145,23 +157,18 @@ impl Body {
         self.wants.clear();
         for round in &mut self.rounds {
             round.leaves.clear();
+            round.evictable.clear();
             round.links.clear();
         }
+        self.swaps.clear();
         (self.round, self.cursor) = (0, Cursor::default());
-    }
-
-    /// Makes a state of its own for a job that is used again: others may still look at the old one.
-    pub(crate) fn renew(&mut self) -> Result<(), NoMemory> {
-        if !self.token.progress.is_alone() {
-            self.token.progress = Shared::new(Progress::new())?;
-        }
-        self.token.progress.set(State::Prepared);
-        Ok(())
     }
 
     /// Bytes of heap that its lists hold.
     pub(crate) fn footprint(&self) -> usize {
-        self.rounds.iter().map(|round| round.leaves.footprint() + round.links.footprint()).sum()
+        let lists =
+            |round: &OwnedRound| round.leaves.footprint() + round.evictable.footprint() + round.links.footprint();
+        self.rounds.iter().map(lists).sum::<usize>() + self.swaps.footprint()
     }
 }
 
@@ -259,6 +266,15 @@ impl Job {
         self.write_round(memory, &[], budget)
     }
 
+    /// Goes on without the pages of mappings that were zapped since the job was prepared: their entries are written as not
+    /// there. For a job that was begun and answers [`ExecuteError::Zapped`]. Hold the hardware's lock.
+    pub fn skip_zapped(&mut self) {
+        let Body { rounds, swaps, .. } = &mut *self.body;
+        if let Some(round) = rounds.last_mut() {
+            zap::skip(swaps, &mut round.evictable);
+        }
+    }
+
     /// Flushes the current round: starts its invalidate and waits for it.
     ///
     /// # Errors
@@ -289,8 +305,9 @@ impl Job {
         if self.state() == State::Lost {
             return Err(ExecuteError::Lost);
         }
-        let written = self.body.cursor.is_done();
         let round = self.body.round;
+        let last = round + 1 >= self.body.rounds.len();
+        let written = self.body.cursor.is_done() && (!last || self.body.swaps.iter().all(Swap::is_written));
         match self.body.rounds.get_mut(round) {
             Some(_) if !written => Err(ExecuteError::NotWritten),
             round => Ok(round.map(|round| &mut round.flush)),
@@ -342,20 +359,31 @@ impl Job {
         budget: u64,
     ) -> Result<bool, ExecuteError> {
         let round = self.body.round;
-        let Body { rounds, cursor, frame_shift, after, token, .. } = &mut *self.body;
-        let Some(OwnedRound { leaves, links, .. }) = rounds.get(round) else { return Ok(true) };
+        let Body { rounds, swaps, cursor, frame_shift, after, token, .. } = &mut *self.body;
+        let last = round + 1 == rounds.len();
+        let Some(OwnedRound { leaves, evictable, links, .. }) = rounds.get(round) else { return Ok(true) };
         if token.progress.get() == State::Lost {
             return Err(ExecuteError::Lost);
         }
         if *cursor == Cursor::default() {
             check_predecessors(after)?;
         }
+        zap::check(swaps)?;
         if budget == 0 {
             // Nothing is written, and the job can still be cancelled.
             return Ok(cursor.is_done());
         }
         token.progress.set(State::Executing);
-        Round { leaves, links, frame_shift: *frame_shift }.write(memory, frames, cursor, budget)?;
+        if last {
+            // Only here do pages come that a zap has to know of.
+            if zap::begin(swaps)? {
+                *cursor = Cursor::default();
+            }
+        }
+        Round { leaves, evictable, links, frame_shift: *frame_shift }.write(memory, frames, cursor, budget)?;
+        if last && cursor.is_done() {
+            zap::end(swaps)?;
+        }
         Ok(cursor.is_done())
     }
 
@@ -365,6 +393,7 @@ impl Job {
         if self.body.round < self.body.rounds.len() {
             return Flushed::NextRound;
         }
+        zap::settle(&self.body.swaps);
         self.body.token.progress.set(State::Acknowledged);
         Flushed::Done
     }
@@ -418,6 +447,11 @@ impl Ready<'_> {
     /// [`ExecuteError`].
     pub fn write_some<M: TableMemory>(&mut self, memory: &mut M, budget: u64) -> Result<bool, ExecuteError> {
         self.job.write_round(memory, self.frames, budget)
+    }
+
+    /// Goes on without the pages of zapped mappings; see [`Job::skip_zapped`].
+    pub fn skip_zapped(&mut self) {
+        self.job.skip_zapped();
     }
 
     /// Flushes the current round; see [`Job::flush`].

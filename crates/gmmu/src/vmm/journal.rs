@@ -5,11 +5,11 @@
 //! and never as the value from before.
 
 use super::piece::Piece;
-use crate::addr::{PageSize, TableAddr};
+use crate::addr::PageSize;
 use crate::device::TablePool;
 use crate::format::{Format, BIG_TABLE};
 use crate::storage::{List, NoMemory};
-use crate::tree::{Child, Half, Place, Tree};
+use crate::tree::{Child, Half, Place, Returns, Tree};
 use crate::va::VaSpace;
 use core::ops::Range;
 
@@ -99,8 +99,11 @@ impl Journal {
                 Step::Counted { table, domain, used, chunks, shared } => {
                     let Some(account) = tree.table_mut(table) else { continue };
                     account.used = account.used.wrapping_add_signed(used.wrapping_neg());
-                    account.open =
-                        if shared { as_mapped(account.open, chunks, domain, va) } else { account.open ^ chunks };
+                    account.open = if shared {
+                        as_mapped(account.open, chunks, domain, va) | account.found
+                    } else {
+                        account.open ^ chunks
+                    };
                 }
             }
         }
@@ -108,28 +111,13 @@ impl Journal {
 
     /// Gives what was replaced to the pool: nothing can reach it any more.
     pub(super) fn free_replaced<F: Format, P: TablePool>(&self, tree: &mut Tree<F>, pool: &mut P) {
-        // Neighbours in memory go together: at, size, how many.
-        let mut run: Option<(TableAddr, u64, u64)> = None;
+        let mut gone = Returns::new(pool);
         for step in self.steps.iter() {
-            let Step::Hung { place, old, .. } = *step else { continue };
-            let Some((at, bytes)) = tree.take_table(old, half_of(place)) else {
-                tree.free(old, half_of(place), pool);
-                continue;
-            };
-            match &mut run {
-                Some((first, size, count)) if *size == bytes && first.checked_add(bytes * *count) == Some(at) => {
-                    *count += 1
-                }
-                other => {
-                    if let Some((at, bytes, count)) = other.replace((at, bytes, 1)) {
-                        pool.give_run(at, bytes, count);
-                    }
-                }
+            if let Step::Hung { place, old, .. } = *step {
+                tree.free_to(old, half_of(place), &mut gone);
             }
         }
-        if let Some((at, bytes, count)) = run {
-            pool.give_run(at, bytes, count);
-        }
+        gone.finish();
     }
 }
 
@@ -143,7 +131,7 @@ const fn half_of(place: Place) -> Half {
 }
 
 /// `open` with `chunks` as the records have them.
-fn as_mapped(open: u32, chunks: u32, domain: u64, va: &VaSpace<Piece>) -> u32 {
+pub(super) fn as_mapped(open: u32, chunks: u32, domain: u64, va: &VaSpace<Piece>) -> u32 {
     let mut open = open & !chunks;
     for chunk in bits(chunks) {
         let start = domain + (u64::from(chunk) << BIG_TABLE.shift);

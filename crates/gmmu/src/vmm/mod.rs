@@ -11,6 +11,8 @@
 pub mod execute;
 
 #[cfg(feature = "alloc")]
+mod adopt;
+#[cfg(feature = "alloc")]
 mod batch;
 #[cfg(feature = "alloc")]
 mod bind;
@@ -19,7 +21,11 @@ mod change;
 #[cfg(feature = "alloc")]
 mod commit;
 #[cfg(feature = "alloc")]
+mod defragment;
+#[cfg(feature = "alloc")]
 mod domain;
+#[cfg(feature = "alloc")]
+mod foreign;
 #[cfg(feature = "alloc")]
 mod frames;
 #[cfg(feature = "alloc")]
@@ -43,6 +49,8 @@ mod plan;
 #[cfg(feature = "alloc")]
 mod prepare;
 #[cfg(feature = "alloc")]
+mod rebind;
+#[cfg(feature = "alloc")]
 mod reclaim;
 #[cfg(feature = "alloc")]
 mod record;
@@ -53,8 +61,16 @@ mod restore;
 #[cfg(feature = "alloc")]
 mod rounds;
 #[cfg(feature = "alloc")]
+mod slots;
+#[cfg(feature = "alloc")]
 mod space;
+#[cfg(feature = "alloc")]
+mod steps;
+#[cfg(feature = "alloc")]
+mod zap;
 
+#[cfg(feature = "alloc")]
+pub use adopt::AdoptError;
 #[cfg(feature = "alloc")]
 pub use batch::{flush_all, poll_flush_all};
 #[cfg(feature = "alloc")]
@@ -75,3 +91,7 @@ pub use prepare::Plan;
 pub use request::{Backing, Extent, Live, MapRequest, Place, PrepareError, Protection, Span};
 #[cfg(feature = "alloc")]
 pub use space::{Census, Mapping, SpaceConfig, Use, Vmm};
+#[cfg(feature = "alloc")]
+pub use steps::{Region, Step};
+#[cfg(feature = "alloc")]
+pub use zap::{Zap, ZapError};

@@ -69,6 +69,8 @@ pub struct Piece {
     /// The address at which the object's first byte lies, or would lie: offsets into it, and numbers of its frames, count
     /// from here.
     pub mapping: u64,
+    /// The number of its mapping in the space, where that can be zapped; else 0.
+    pub(crate) zap: u32,
 }
 
 impl Piece {
@@ -80,11 +82,18 @@ impl Piece {
         flags: Flags::NONE,
         object: 0,
         mapping: 0,
+        zap: 0,
     };
 
     /// The same piece without its first `bytes`.
     pub(crate) const fn skip(self, bytes: u64) -> Self {
         Self { to: self.to.skip(bytes), ..self }
+    }
+
+    /// Whether the piece is part of a mapping that can be [zapped](super::Zap).
+    #[must_use]
+    pub const fn is_evictable(&self) -> bool {
+        self.zap != 0
     }
 
     /// Whether `next` goes on where this piece, `bytes` long, ends.
@@ -183,14 +192,16 @@ pub(crate) struct Pieces<'a> {
     flags: Flags,
     object: u64,
     mapping: u64,
+    zap: u32,
 }
 
 impl<'a> Pieces<'a> {
-    pub(crate) fn new(request: &MapRequest<'a>, va: u64, has: PageSizes) -> Self {
+    /// The pieces of `request` at `va`, as parts of mapping `zap`.
+    pub(crate) fn new(request: &MapRequest<'a>, va: u64, has: PageSizes, zap: u32) -> Self {
         let largest = request.largest.unwrap_or(PageSize::Size256G);
         let sizes = Sizes { only: request.page_size(), has, smallest: smallest_page(request.kind), largest };
         let MapRequest { backing, kind, flags, object, offset, .. } = *request;
-        Self { va, backing, offset: 0, sizes, kind, flags, object, mapping: va.wrapping_sub(offset) }
+        Self { va, backing, offset: 0, sizes, kind, flags, object, mapping: va.wrapping_sub(offset), zap }
     }
 }
 
@@ -222,6 +233,7 @@ impl Iterator for Pieces<'_> {
         };
         self.va = va.checked_add(bytes)?;
         let flags = effective_flags(self.flags, to.aperture());
-        Some((va..self.va, Piece { page, to, kind: self.kind, flags, object: self.object, mapping: self.mapping }))
+        let Self { kind, object, mapping, zap, .. } = *self;
+        Some((va..self.va, Piece { page, to, kind, flags, object, mapping, zap }))
     }
 }

@@ -25,8 +25,9 @@ impl<F: Format> Vmm<F> {
             Place::Anywhere => 0..limit,
             Place::Within(range) => range.clone(),
         };
-        // Addresses that an uncommitted unmap still holds, and sparse ones, are passed over; each pass leaves one behind.
-        let stretches = self.jobs.iter().map(|(_, record)| record.stretches()).sum::<usize>();
+        // Addresses that an uncommitted unmap still holds, and sparse ones, are passed over, and tables of firmware's where
+        // pages cannot be smaller; each pass leaves one behind.
+        let stretches = self.jobs.iter().map(|(_, record)| record.stretches()).sum::<usize>() + self.tree.foreign();
         for _ in 0..=stretches + self.sparse.len() {
             let wish = wish.clone().within(window.clone());
             let mut start = self.va.find(&wish).map_err(PrepareError::NoVa)?.raw();
@@ -36,6 +37,7 @@ impl<F: Format> Vmm<F> {
             }
             let range = start..start + bytes;
             let kept = self.jobs.iter().filter_map(|(_, record)| record.keeps(&range));
+            let kept = kept.chain(self.foreign_until(&range, request.page_size()));
             match kept.chain(self.sparse.overlapping(range.clone()).map(|window| window.end)).max() {
                 None => return Ok(range),
                 Some(end) => window.start = end.max(window.start),

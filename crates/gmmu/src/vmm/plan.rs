@@ -6,7 +6,7 @@
 //! happens to entries of directories [`large`](super::large)'s.
 
 use super::change::{Change, Target};
-use super::execute::{Flush, Source, Write};
+use super::execute::{Evictable, Flush, Source, Write};
 use super::journal::Journal;
 use super::piece::{Backed, Piece};
 use super::request::{Live, PrepareError};
@@ -47,6 +47,19 @@ pub(super) struct Holdings {
 }
 
 impl Holdings {
+    /// Forgets everything; the room of the lists stays.
+    pub(super) fn clear(&mut self) {
+        self.owned.clear();
+        self.journal.clear();
+        self.linked.clear();
+        self.spare.clear();
+    }
+
+    /// Bytes of heap that its lists hold, but for those that are short.
+    pub(super) fn footprint(&self) -> usize {
+        self.owned.footprint() + self.journal.footprint() + self.linked.footprint()
+    }
+
     /// Notes that the job owns the domains of `range`.
     pub(super) fn own(&mut self, range: Range<u64>) -> Result<(), NoMemory> {
         let start = range.start & !(DOMAIN_BYTES - 1);
@@ -71,6 +84,15 @@ pub(super) struct Nothing {
 }
 
 impl Nothing {
+    /// The entry of a page of this size that is not there. Below a 64K one, no 4K pages are either.
+    pub(super) fn of(&self, page: PageSize) -> u64 {
+        if page == PageSize::Size64K {
+            self.closed
+        } else {
+            0
+        }
+    }
+
     pub(super) fn new<F: Format>() -> Result<Self, EncodeError> {
         Ok(Self {
             closed: F::encode_pte(&Pte::NoValid4K)?,
@@ -110,9 +132,9 @@ pub(super) struct Planner<'a, F: Format, P> {
     pub(super) main: &'a mut OwnedRound,
     pub(super) held: &'a mut Holdings,
     /// Whether pages only go, and nothing is sparse: then whole tables and runs of leaves go at once.
-    only_takes: bool,
+    pub(super) only_takes: bool,
     /// Whether pages only come, and nothing is sparse: then whole tables are filled at once.
-    only_adds: bool,
+    pub(super) only_adds: bool,
     /// How far the change's lists are done.
     pub(super) old_at: usize,
     background_at: usize,
@@ -166,8 +188,9 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
         }
         let (n, number) = self.descend()?;
         // All directories first: they lie together then, in front of the leaf tables.
+        let mut there = (0, 0);
         for target in change.new.iter().filter(|target| !target.kept) {
-            self.ensure_directories(n, number, target)?;
+            there = self.ensure_directories(n, number, target, there)?;
         }
         self.directory(n, number, change.range.clone())?;
         self.link_directories()
@@ -191,10 +214,20 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
         Ok((dual_level::<F>(), number))
     }
 
-    /// Makes the directories that pages need, empty.
-    fn ensure_directories(&mut self, top: u8, directory: u32, target: &Target) -> Result<(), PrepareError> {
+    /// Makes the directories that pages need, empty. Those of a level are `there` up to an address, and up to where they are
+    /// afterwards is returned.
+    fn ensure_directories(
+        &mut self,
+        top: u8,
+        directory: u32,
+        target: &Target,
+        there: (u8, u64),
+    ) -> Result<(u8, u64), PrepareError> {
         let lowest = leaf_level::<F>(target.piece.page);
         let mut va = target.range.start;
+        if lowest == there.0 {
+            va = va.max(there.1);
+        }
         while va < target.range.end && top < lowest {
             let mut number = directory;
             for n in top..lowest {
@@ -209,7 +242,7 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
             }
             va = next_table::<F>(lowest, va);
         }
-        Ok(())
+        Ok((lowest, va))
     }
 
     /// Plans all that the change does below one directory.
@@ -225,6 +258,10 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
                     self.leaves(n, number, stretch.clone(), target)?;
                 }
                 va = self.next_touched(stretch.end);
+                continue;
+            }
+            if n == dual_level::<F>() && (self.only_adds || self.only_takes) && self.small_pages(number, start)? {
+                va = self.next_touched(end);
                 continue;
             }
             if self.only_adds && n == dual_level::<F>() {
@@ -404,7 +441,7 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
         pages: &Range<u64>,
         target: &Target,
     ) -> Result<(), NoMemory> {
-        let Target { range, piece, word, frame, kept } = target;
+        let Target { range, piece, word, frame, kept, cleared } = target;
         if *kept {
             return Ok(());
         }
@@ -413,6 +450,7 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
         let grown = |bytes: u64| (bytes >> shift).wrapping_mul(step);
         let count = small((pages.end - pages.start) >> shift);
         let (source, run) = match piece.to {
+            _ if *cleared => (Source::Words, Run { first: *word, step: 0, count }),
             Backed::Memory(_) => {
                 let first = word.wrapping_add(grown(pages.start - range.start));
                 (Source::Words, Run { first, step, count })
@@ -426,11 +464,18 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
                 (Source::Part(small(*frame)), Run { first, step, count })
             }
         };
-        push_write(&mut self.main.leaves, Write { at, run, stride, source })
+        let write = Write { at, run, stride, source };
+        if piece.zap == 0 {
+            return push_write(&mut self.main.leaves, write);
+        }
+        self.main.evictable.push(Evictable { write, mapping: piece.zap, clear: self.set.nothing.of(piece.page) })
     }
 
     /// Links the directories that no acknowledged job has linked, from the bottom up.
     fn link_directories(&mut self) -> Result<(), PrepareError> {
+        if self.held.linked.is_empty() {
+            return Ok(());
+        }
         // What is only taken away lies where earlier jobs, for which this one waits, have linked all but its own.
         let adds = self.held.adds;
         for n in (1..=dual_level::<F>()).rev() {

@@ -1,17 +1,15 @@
 //! Preparing: from a request to a job that owns all it needs.
 
-use super::change::{Change, Target};
+use super::change::{Draft, Target};
 use super::execute::{initialise, Source, Write};
-use super::job::{Body, Job, State};
-use super::piece::Pieces;
+use super::job::{Job, Progress, State};
 use super::plan::{Planner, Setting};
-use super::record::{Before, Record};
+use super::record::Record;
 use super::request::{check, check_range, MapRequest, PrepareError, Protection, Span};
 use super::space::Vmm;
-use crate::addr::PAGE_BYTES;
-use crate::device::{Acknowledge, Depth, Invalidate, Run, TableMemory, TablePool};
+use crate::device::{Run, TableMemory, TablePool};
 use crate::format::Format;
-use crate::storage::{List, NoMemory, Owned};
+use crate::storage::{List, NoMemory, Owned, Shared};
 use crate::va::windows::Windows;
 use core::ops::Range;
 
@@ -71,11 +69,11 @@ impl<F: Format> Vmm<F> {
         request: &MapRequest<'_>,
     ) -> Result<Plan<'a, F, P>, PrepareError> {
         self.open(pool)?;
-        let chip = self.config.chip;
-        let bytes = check(request, chip, self.config.vram_bytes)?;
+        let bytes = check(request, &self.config)?;
         let range = self.choose(request, bytes)?;
-        let mut change = self.new_change(range.clone(), request.live);
-        for (part, piece) in Pieces::new(request, range.start, chip.page_sizes) {
+        let zap = self.number_mapping(request.evictable)?;
+        let mut change = self.new_change(range.clone(), request.live)?;
+        for (part, piece) in self.pieces_at(request, &range, zap) {
             self.target(&mut change, part, piece)?;
         }
         change.adds = true;
@@ -151,13 +149,13 @@ impl<F: Format> Vmm<F> {
     ) -> Result<Plan<'a, F, P>, PrepareError> {
         self.open(pool)?;
         check_range(&span.range, self.va.limits().end)?;
-        let mut change = self.new_change(span.range.clone(), span.live);
+        let mut change = self.new_change(span.range.clone(), span.live)?;
         change.background.push(span.range.clone())?;
         for (whole, piece) in self.va.overlapping(span.range.clone()) {
             let part = whole.start.max(span.range.start)..whole.end.min(span.range.end);
             let piece = piece.skip(part.start - whole.start);
             change.old.push((part.clone(), piece))?;
-            change.new.push(Target { range: part, piece, word: 0, frame: 0, kept: true })?;
+            change.new.push(Target { range: part, piece, word: 0, frame: 0, kept: true, cleared: false })?;
         }
         (change.adds, change.removes, change.pages_stay) = (on, !on, true);
         self.plan_with_background(pool, change, core::slice::from_ref(&(span.range, on)))
@@ -167,7 +165,7 @@ impl<F: Format> Vmm<F> {
     pub(super) fn plan_with_background<'a, P: TablePool>(
         &'a mut self,
         pool: &'a mut P,
-        change: Change,
+        change: Draft,
         switches: &[(Range<u64>, bool)],
     ) -> Result<Plan<'a, F, P>, PrepareError> {
         let before = self.sparse.copy()?;
@@ -187,7 +185,7 @@ impl<F: Format> Vmm<F> {
     pub(super) fn plan_change<'a, P: TablePool>(
         &'a mut self,
         pool: &'a mut P,
-        change: Change,
+        change: Draft,
     ) -> Result<Plan<'a, F, P>, PrepareError> {
         self.plan_between(pool, change, None)
     }
@@ -196,7 +194,7 @@ impl<F: Format> Vmm<F> {
     pub(super) fn plan_restored<'a, P: TablePool>(
         &'a mut self,
         pool: &'a mut P,
-        change: Change,
+        change: Draft,
     ) -> Result<Plan<'a, F, P>, PrepareError> {
         self.plan_between(pool, change, Some(Windows::new()))
     }
@@ -206,26 +204,25 @@ impl<F: Format> Vmm<F> {
     fn plan_between<'a, P: TablePool>(
         &'a mut self,
         pool: &'a mut P,
-        mut change: Change,
+        mut draft: Draft,
         sparse_before: Option<Windows>,
     ) -> Result<Plan<'a, F, P>, PrepareError> {
         let number = self.next_job;
         // Numbers of plans that fail are not used again.
         self.next_job += 1;
-        let mut body = match self.book_and_take(&change, sparse_before.as_ref()) {
-            Ok(body) => body,
-            Err(why) => {
-                if let Some(before) = sparse_before.filter(|_| !change.restores) {
-                    self.sparse = before;
-                }
-                return Err(why);
+        let Draft { body, record } = &mut draft;
+        if let Err(why) = self.book_first(record, sparse_before.as_ref()) {
+            if let Some(before) = sparse_before.filter(|_| !record.change.restores) {
+                self.sparse = before;
             }
-        };
+            return Err(why);
+        }
+        let Record { change, held, .. } = &mut **record;
         let setting = Setting {
             va: &self.va,
             sparse: &self.sparse,
             sparse_before: sparse_before.as_ref().unwrap_or(&self.sparse),
-            change: &change,
+            change,
             nothing: self.nothing,
             job: number,
             pdb: self.pdb,
@@ -233,46 +230,40 @@ impl<F: Format> Vmm<F> {
             tables_first: self.config.chip.leaf_512m_needs_tables_first,
             whole_words: self.config.whole_words,
         };
-        let (mut init, mut held) = (core::mem::take(&mut self.scraps.init), core::mem::take(&mut self.scraps.held));
-        let planned = Planner::new(&mut self.tree, pool, setting, &mut body.rounds, &mut init, &mut held).plan();
-        let (range, wants) = (change.range.clone(), core::mem::take(&mut change.wants));
-        self.scraps.keep_new(core::mem::take(&mut change.new));
-        let before = Before::new(change, sparse_before);
+        let mut init = core::mem::take(&mut self.scraps.init);
+        let planned = Planner::new(&mut self.tree, pool, setting, &mut body.rounds, &mut init, held).plan();
+        let planned = planned.and_then(|()| self.swaps(&record.change, &record.touched, &mut body.swaps));
+        record.change.new.clear();
+        record.number = number;
+        if let Some(before) = sparse_before {
+            record.sparse = before;
+        }
         if let Err(why) = planned {
-            self.undo(pool, &range, &before, &held);
+            self.undo(pool, record);
             return Err(why);
         }
         // A job without any writes still has a round, at the end of which it is executed.
         body.first = usize::from(body.rounds[0].is_empty());
-        (body.round, body.wants, body.range) = (body.first, wants, range.clone());
-        let record = Record { number, progress: body.token.progress.clone(), range, before, held };
-        self.enter(pool, Job { body }, record, init)
+        (body.round, body.range) = (body.first, record.change.range.clone());
+        core::mem::swap(&mut body.wants, &mut record.change.wants);
+        self.enter(pool, draft, init)
     }
 
-    /// Enters a change into the records, and takes what its job will consist of. Where that fails, the records are as they
-    /// were.
-    fn book_and_take(&mut self, change: &Change, sparse_before: Option<&Windows>) -> Result<Owned<Body>, PrepareError> {
+    /// Enters a change into the records. Where that fails, they are as they were.
+    fn book_first(&mut self, record: &mut Record, sparse_before: Option<&Windows>) -> Result<(), PrepareError> {
+        let Record { change, touched, .. } = record;
+        self.refuse_foreign_change(change)?;
         if let Some(before) = sparse_before {
             // So that taking the plan back cannot fail.
             self.sparse.reserve(before.len() + change.background.len() + 1)?;
         }
-        let body = self.take_body()?;
+        self.evictees_of(change, touched)?;
         if !change.pages_stay {
             self.reserve_records(change)?;
             self.book(change)?;
         }
-        Ok(body)
-    }
-
-    /// What a job consists of, empty: that of an earlier one, or a new one.
-    fn take_body(&mut self) -> Result<Owned<Body>, NoMemory> {
-        let Some(mut body) = self.scraps.bodies.pop() else {
-            let what =
-                Invalidate { pdb: self.pdb, depth: Depth::PteOnly, scope: self.scope(), ack: Acknowledge::Globally };
-            return Owned::new(Body::new(self.config.limits, F::leaf_step(PAGE_BYTES).trailing_zeros(), what)?);
-        };
-        body.renew()?;
-        Ok(body)
+        self.touch(change, touched);
+        Ok(())
     }
 
     /// Plans a mapping and writes its new tables: [`plan_map`](Self::plan_map) and [`Plan::init`] in one.
@@ -470,32 +461,39 @@ impl<F: Format> Vmm<F> {
     fn enter<'a, P: TablePool>(
         &'a mut self,
         pool: &'a mut P,
-        mut job: Job,
-        record: Record,
+        draft: Draft,
         init: List<Write>,
     ) -> Result<Plan<'a, F, P>, PrepareError> {
-        let waited = |earlier: &&Record| earlier.is_waiting() && record.waits_for(earlier);
-        let reserved = self
-            .jobs
-            .iter()
-            .map(|(_, earlier)| earlier)
-            .filter(waited)
-            .try_for_each(|earlier| job.body.after.push(earlier.progress.clone()));
-        let reserved = reserved.and_then(|()| self.jobs.reserve(1));
-        let entered = match reserved {
-            Ok(()) => self.jobs.insert_within(record),
-            Err(_) => Err(record),
+        let Draft { mut body, record } = draft;
+        let entered = match self.predecessors(&record, &mut body.after) {
+            Ok(()) => self.jobs.insert_within(record).map_err(|record| (record, NoMemory.into())),
+            Err(why) => Err((record, why)),
         };
         match entered {
             Ok(index) => {
-                job.body.token.record = index;
-                Ok(Plan { vmm: self, pool, init, job: Some(job) })
+                body.token.record = index;
+                Ok(Plan { vmm: self, pool, init, job: Some(Job { body }) })
             }
-            Err(record) => {
-                self.undo(pool, &record.range, &record.before, &record.held);
+            Err((record, why)) => {
+                self.undo(pool, &record);
                 record.progress.set(State::Closed);
-                Err(NoMemory.into())
+                Err(why)
             }
         }
+    }
+
+    /// Lists the jobs that `record`'s has to wait for, and makes room for it among the records.
+    fn predecessors(&mut self, record: &Record, after: &mut List<Shared<Progress>>) -> Result<(), PrepareError> {
+        // Mostly there are none.
+        if !self.jobs.is_empty() {
+            let waited = |earlier: &&Owned<Record>| earlier.is_waiting() && record.waits_for(earlier);
+            for earlier in self.jobs.iter().map(|(_, earlier)| earlier).filter(waited) {
+                if !self.config.queues {
+                    return Err(PrepareError::Pending { range: earlier.change.range.clone() });
+                }
+                after.push(earlier.progress.clone())?;
+            }
+        }
+        Ok(self.jobs.reserve(1)?)
     }
 }

@@ -1,7 +1,6 @@
 //! Reclaiming: empty tables are unlinked, forgotten by the GPU, and given back. Unmaps leave them linked for the next
 //! mapping, where clearing entries was less to write than dropping a table.
 
-use super::change::Change;
 use super::plan::{one_word, Planner};
 use super::prepare::Plan;
 use super::request::PrepareError;
@@ -36,7 +35,7 @@ impl<F: Format> Vmm<F> {
     pub fn plan_reclaim<'a, P: TablePool>(&'a mut self, pool: &'a mut P) -> Result<Plan<'a, F, P>, PrepareError> {
         self.open(pool)?;
         let limits = self.va.limits();
-        let mut idle = self.new_change(0..0, super::Live::MustNotFault);
+        let mut idle = self.new_change(0..0, super::Live::MustNotFault)?;
         let mut hull: Option<Range<u64>> = None;
         let parts = &mut idle.parts;
         self.visit_idle(0, self.tree.root(), 0, &mut |_, span, _, _| {
@@ -45,8 +44,9 @@ impl<F: Format> Vmm<F> {
             Ok(())
         })?;
         let Some(hull) = hull else { return Err(PrepareError::NotMapped { range: limits }) };
-        let change = Change { range: hull, removes: true, pages_stay: true, reclaims: true, ..idle };
-        self.plan_change(pool, change)
+        idle.range = hull;
+        (idle.removes, idle.pages_stay, idle.reclaims) = (true, true, true);
+        self.plan_change(pool, idle)
     }
 
     /// Prepares to give empty tables back: [`plan_reclaim`](Self::plan_reclaim) and [`Plan::init`] in one.
@@ -87,7 +87,7 @@ impl<F: Format> Vmm<F> {
         let meets = |range: &Range<u64>| range.start < span.end && span.start < range.end;
         self.tree.is_empty_below(child)
             && self.sparse.cover(span.clone()) == Cover::None
-            && !self.jobs.iter().any(|(_, job)| meets(&job.range) || job.held.owned.iter().any(meets))
+            && !self.jobs.iter().any(|(_, job)| meets(&job.change.range) || job.held.owned.iter().any(meets))
     }
 }
 

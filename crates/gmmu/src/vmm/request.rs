@@ -1,6 +1,7 @@
 //! What can be asked of an address space, and why it may be refused.
 
 use super::piece::smallest_page;
+use super::space::SpaceConfig;
 use crate::addr::{Aperture, PageSize, PhysAddr, PAGE_BYTES};
 use crate::chip::{Chip, PageSizes};
 use crate::device::{DeviceError, NoTableMemory};
@@ -67,6 +68,9 @@ pub struct MapRequest<'a> {
     pub object: u64,
     /// See `object`.
     pub offset: u64,
+    /// Whether the mapping can be [zapped](super::Vmm::zap). It then keeps a list of its entries, and jobs that change it
+    /// wait for one another.
+    pub evictable: bool,
 }
 
 /// What accesses may meet while a change cuts a large page, or a large sparse entry, that other addresses need.
@@ -164,7 +168,18 @@ impl<'a> MapRequest<'a> {
 
     const fn new(backing: Backing<'a>, page: Option<PageSize>) -> Self {
         let (kind, flags, live) = (Kind::GENERIC, Flags::NONE, Live::MustNotFault);
-        Self { place: Place::Anywhere, backing, page, largest: None, kind, flags, live, object: 0, offset: 0 }
+        Self {
+            place: Place::Anywhere,
+            backing,
+            page,
+            largest: None,
+            kind,
+            flags,
+            live,
+            object: 0,
+            offset: 0,
+            evictable: false,
+        }
     }
 
     /// Exactly at `va`.
@@ -201,6 +216,12 @@ impl<'a> MapRequest<'a> {
     #[must_use]
     pub fn object(self, object: u64, offset: u64) -> Self {
         Self { object, offset, ..self }
+    }
+
+    /// As a mapping that can be [zapped](super::Vmm::zap).
+    #[must_use]
+    pub fn evictable(self) -> Self {
+        Self { evictable: true, ..self }
     }
 
     /// With this kind.
@@ -284,6 +305,9 @@ pub enum PrepareError {
     /// The tables were given up for a restore that did not succeed.
     #[error("the tables of this address space are gone: restore it first")]
     NotRestored,
+    /// The space was adopted, and its tables cannot be written anew.
+    #[error("firmware made part of this address space, and nobody else can write that anew: adopt it again")]
+    Adopted,
     /// The space is being closed.
     #[error("the address space is being closed")]
     Closing,
@@ -313,11 +337,18 @@ pub enum PrepareError {
         /// First byte that cannot be reached.
         limit: u64,
     },
-    /// Part of the range is mapped already.
+    /// Part of the range is mapped already, or is firmware's ([`Vmm::adopt`](super::Vmm::adopt)).
     #[error("{:#x}..{:#x} is mapped already", with.start, with.end)]
     Busy {
         /// The mapping in the way.
         with: Range<u64>,
+    },
+    /// The change would have to wait for an open job, and the space
+    /// [does not queue](super::SpaceConfig::queues) jobs: it can be asked for again when that one was executed.
+    #[error("a job that changes {:#x}..{:#x} has to be executed first", range.start, range.end)]
+    Pending {
+        /// The addresses of the earlier job.
+        range: Range<u64>,
     },
     /// Nothing is mapped in the range.
     #[error("nothing is mapped in {:#x}..{:#x}", range.start, range.end)]
@@ -325,6 +356,23 @@ pub enum PrepareError {
         /// The range.
         range: Range<u64>,
     },
+    /// No page in the range can become larger.
+    #[error("no pages in {:#x}..{:#x} can be merged into larger ones", range.start, range.end)]
+    NothingToMerge {
+        /// The range.
+        range: Range<u64>,
+    },
+    /// A mapping is bound again as a whole.
+    #[error("{bytes:#x} bytes are bound again of a mapping of {of:#x}: give all of its pages")]
+    BindsPart {
+        /// Bytes that were asked for.
+        bytes: u64,
+        /// Bytes of the mapping; 0 where it is another space's, or is no more.
+        of: u64,
+    },
+    /// A zap runs at this moment.
+    #[error("a zap of this address space runs: try again")]
+    Contended,
     /// The change cuts a large page or sparse entry: while that is done, accesses to the rest of it fault.
     #[error(
         "the change cuts what is one entry over {:#x}..{:#x}: accesses to the rest would fault meanwhile; \
@@ -373,12 +421,13 @@ pub(crate) fn reachable(chip: &'static Chip, vram_bytes: u64, end: PhysAddr) -> 
 }
 
 /// Refuses what no address space could map, whatever its state.
-pub(crate) fn check(request: &MapRequest<'_>, chip: &'static Chip, vram_bytes: u64) -> Result<u64, PrepareError> {
+pub(crate) fn check(request: &MapRequest<'_>, config: &SpaceConfig) -> Result<u64, PrepareError> {
+    let SpaceConfig { chip, vram_bytes, .. } = *config;
     let bytes = request.bytes().ok_or(PrepareError::Overflow)?;
     if bytes == 0 {
         return Err(PrepareError::Empty);
     }
-    let sizes = chip.page_sizes;
+    let sizes = config.page_sizes();
     let page = request.page_size();
     for page in page.into_iter().chain(request.largest) {
         if !sizes.has(page) {

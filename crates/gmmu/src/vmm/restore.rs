@@ -18,17 +18,24 @@ impl<F: Format> Vmm<F> {
     /// [`Lost`](super::ExecuteError::Lost). Executed ones are committed.
     ///
     /// # Errors
-    /// [`PrepareError`]. The space takes nothing but another restore until one was executed.
+    /// [`PrepareError`]. The space takes nothing but another restore until one was executed. An [adopted](Self::adopt) one
+    /// is refused, and stays as it was: nobody but firmware can write firmware's entries.
     pub fn plan_restore<'a, P: TablePool>(&'a mut self, pool: &'a mut P) -> Result<Plan<'a, F, P>, PrepareError> {
         if self.closing.is_some() {
             return Err(PrepareError::Closing);
         }
+        if self.tree.foreign() != 0 {
+            return Err(PrepareError::Adopted);
+        }
         self.lost = true;
         self.lose_jobs(pool)?;
         let fresh = Tree::new(self.pdb)?;
+        if !self.forget_entries() {
+            return Err(PrepareError::Contended);
+        }
         self.tree.free_all(pool, false);
         self.tree = fresh;
-        let mut change = self.new_change(0..0, Live::Quiesced);
+        let mut change = self.new_change(0..0, Live::Quiesced)?;
         for window in self.sparse.iter() {
             change.background.push(window)?;
         }
@@ -69,12 +76,12 @@ impl<F: Format> Vmm<F> {
                 self.close_job(pool, index);
                 continue;
             }
-            let (pieces, sparse) = record.before.room();
+            let (pieces, sparse) = record.room();
             self.va.reserve(pieces)?;
             self.sparse.reserve(sparse)?;
             if let Some(record) = self.jobs.remove(index) {
                 record.progress.set(State::Lost);
-                self.undo(pool, &record.range, &record.before, &record.held);
+                self.undo(pool, &record);
             }
         }
         Ok(())

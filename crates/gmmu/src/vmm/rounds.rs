@@ -1,6 +1,6 @@
 //! Rounds as the planner fills them: writes that join where they go on from one another.
 
-use super::execute::{Flush, Source, Write};
+use super::execute::{Evictable, Flush, Source, Write};
 use crate::device::{Depth, Invalidate, Run};
 use crate::storage::{List, NoMemory};
 
@@ -8,17 +8,18 @@ use crate::storage::{List, NoMemory};
 #[derive(Debug)]
 pub(crate) struct OwnedRound {
     pub(crate) leaves: List<Write>,
+    pub(crate) evictable: List<Evictable>,
     pub(crate) links: List<Write>,
     pub(crate) flush: Flush,
 }
 
 impl OwnedRound {
     pub(crate) const fn new(what: Invalidate) -> Self {
-        Self { leaves: List::new(), links: List::new(), flush: Flush::new(what) }
+        Self { leaves: List::new(), evictable: List::new(), links: List::new(), flush: Flush::new(what) }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.leaves.is_empty() && self.links.is_empty()
+        self.leaves.is_empty() && self.evictable.is_empty() && self.links.is_empty()
     }
 
     /// Makes the invalidate reach at least `depth`.

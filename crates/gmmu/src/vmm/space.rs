@@ -5,13 +5,14 @@ use super::execute::Flush;
 use super::job::State;
 use super::piece::Piece;
 use super::plan::Nothing;
+use super::rebind::Evictee;
 use super::record::Record;
 use super::request::PrepareError;
 use crate::addr::{PhysAddr, TableAddr, PAGE_BYTES};
-use crate::chip::Chip;
+use crate::chip::{Chip, PageSizes};
 use crate::device::{DeviceError, Run, Scope, TableMemory, TablePool, TableRead};
 use crate::format::{Format, Leaf, Pte};
-use crate::storage::{List, NoMemory, Slab};
+use crate::storage::{List, NoMemory, Owned, Slab};
 use crate::tlb::Limits;
 use crate::tree::{Tree, DIRECTORY_BYTES};
 use crate::va::windows::Windows;
@@ -29,6 +30,32 @@ pub enum Use {
 }
 
 /// What an address space is for, and on which GPU.
+///
+/// ```
+/// # use gmmu::addr::{PhysAddr, VramAddr};
+/// # use gmmu::format::V3;
+/// # use gmmu::mmio::Mmio;
+/// # use gmmu::vmm::{Extent, MapRequest, PrepareError, SpaceConfig, Use, Vmm};
+/// # use gmmu::vram::{TablePages, Vram};
+/// # use gmmu_sim::{Config, Gpu};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let mut card = Mmio::probe(Gpu::new(&Config::chip("gh100"))?)?;
+/// # let mut vram = Vram::new(&[VramAddr::new(1 << 20)..VramAddr::new(1 << 30)])?;
+/// # let mut pages = TablePages::for_vram(&vram)?;
+/// # let mut pool = pages.pool(&mut vram);
+/// // A space in which no job waits for another.
+/// let config = SpaceConfig { queues: false, ..SpaceConfig::new(card.chip(), card.vram_bytes(), Use::Channel) };
+/// let mut space = Vmm::<V3>::create(config, &mut card, &mut pool)?;
+/// let extents = [Extent { to: PhysAddr::vram(8 << 30), bytes: 2 << 20 }];
+/// let map = space.prepare_map(&mut card, &mut pool, &MapRequest::extents(&extents).at(0x4000_0000))?;
+/// let early = space.prepare_unmap(&mut card, &mut pool, 0x4000_0000..0x4020_0000);
+/// assert!(matches!(early, Err(PrepareError::Pending { range }) if range == (0x4000_0000..0x4020_0000)));
+/// let receipt = map.execute(&mut card).map_err(|failed| failed.why)?;
+/// space.prepare_unmap(&mut card, &mut pool, 0x4000_0000..0x4020_0000)?;
+/// # space.commit(&mut pool, receipt).map_err(|(_, why)| why)?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct SpaceConfig {
     /// The chip.
@@ -42,13 +69,26 @@ pub struct SpaceConfig {
     /// Whether the bus writes an entry in one store ([`Bar0::has_64bit`](crate::device::Bar0::has_64bit), or plain
     /// memory). Where it does not, live entries that change in both halves are cleared in a round before.
     pub whole_words: bool,
+    /// Whether a job may be prepared that has to wait for an earlier one. Where not, it is refused with
+    /// [`PrepareError::Pending`], and every job there is can be executed at once.
+    pub queues: bool,
 }
 
 impl SpaceConfig {
-    /// A space on a bus with 64-bit stores, with the usual limits.
+    /// A space on a bus with 64-bit stores, with the usual limits, where jobs queue.
     #[must_use]
     pub fn new(chip: &'static Chip, vram_bytes: u64, used_by: Use) -> Self {
-        Self { chip, vram_bytes, used_by, limits: Limits::default(), whole_words: true }
+        Self { chip, vram_bytes, used_by, limits: Limits::default(), whole_words: true, queues: true }
+    }
+
+    /// The page sizes of a space: those of its chip. Where a 512M leaf has to follow a table of invalid entries directly,
+    /// a bus that splits words cannot write one: for a moment the entry would point to another table.
+    #[must_use]
+    pub const fn page_sizes(&self) -> PageSizes {
+        if self.chip.leaf_512m_needs_tables_first && !self.whole_words {
+            return PageSizes::UP_TO_2M;
+        }
+        self.chip.page_sizes
     }
 }
 
@@ -66,8 +106,12 @@ pub struct Census {
     pub directories: usize,
     /// Tables of 4K and 64K leaves.
     pub leaf_tables: usize,
+    /// How many of both firmware made ([`Vmm::adopt`]).
+    pub foreign_tables: usize,
     /// Bytes of heap that the mirror of the tables takes.
     pub mirror_bytes: usize,
+    /// Bytes of heap that the records of what is mapped take.
+    pub record_bytes: usize,
     /// Jobs that were prepared and neither committed nor cancelled.
     pub jobs: usize,
     /// Jobs of these that were dropped half-way: what they own stays unused until the space is closed.
@@ -76,7 +120,8 @@ pub struct Census {
 
 /// A GPU address space: which tables and mappings it has after all prepared jobs, and how to change them.
 ///
-/// One live `Vmm` per root. Nothing is read back from the GPU; what the books say is what was written.
+/// One live `Vmm` per root. Nothing is read back from the GPU, but once by [`adopt`](Self::adopt); what the books say is what
+/// was written.
 #[derive(Debug)]
 pub struct Vmm<F: Format> {
     pub(super) pdb: TableAddr,
@@ -85,7 +130,10 @@ pub struct Vmm<F: Format> {
     pub(super) va: VaSpace<Piece>,
     /// What reads as 0 where nothing is mapped.
     pub(super) sparse: Windows,
-    pub(super) jobs: Slab<Record, 8>,
+    pub(super) jobs: Slab<Owned<Record>, 8>,
+    /// The mappings that can be zapped, by their numbers less one, and the numbers given away by the plan at hand.
+    pub(super) evictees: Slab<Evictee, 8>,
+    pub(super) numbered: List<u32>,
     pub(super) nothing: Nothing,
     pub(super) scraps: Scraps,
     /// Whether the root came from the pool.
@@ -130,6 +178,14 @@ impl<F: Format> Vmm<F> {
         memory: &mut M,
         pdb: TableAddr,
     ) -> Result<Self, PrepareError> {
+        let vmm = Self::over(config, pdb)?;
+        memory.write_run(pdb, Run { first: 0, step: 0, count: 512 })?;
+        memory.order()?;
+        Ok(vmm)
+    }
+
+    /// A space over a root that says nothing yet.
+    pub(super) fn over(config: SpaceConfig, pdb: TableAddr) -> Result<Self, PrepareError> {
         super::request::aligned("root address", pdb.raw(), PAGE_BYTES)?;
         if config.used_by == Use::Bar && !pdb.is_vram() {
             // A BAR access that has to read its tables from the bus would wait for itself.
@@ -143,8 +199,6 @@ impl<F: Format> Vmm<F> {
         F::encode_pte(&Pte::Leaf(Leaf::new(PhysAddr::vram(last_page))))?;
         let va = VaSpace::new(0..1 << F::VA_BITS).map_err(PrepareError::NoVa)?;
         let tree = Tree::new(pdb)?;
-        memory.write_run(pdb, Run { first: 0, step: 0, count: 512 })?;
-        memory.order()?;
         let sparse = Windows::new();
         Ok(Self {
             pdb,
@@ -153,6 +207,8 @@ impl<F: Format> Vmm<F> {
             va,
             sparse,
             jobs: Slab::new(),
+            evictees: Slab::new(),
+            numbered: List::new(),
             nothing: Nothing::new::<F>()?,
             scraps: Scraps::default(),
             owns_root: false,
@@ -179,13 +235,21 @@ impl<F: Format> Vmm<F> {
         self.va.iter()
     }
 
+    /// The piece that is mapped at `va` after all prepared jobs, with its addresses. Takes the same time whatever is mapped,
+    /// or nearly so.
+    #[must_use]
+    pub fn piece_at(&self, va: u64) -> Option<(Range<u64>, &Piece)> {
+        self.va.get(va)
+    }
+
     /// Numbers about the space.
     #[must_use]
     pub fn census(&self) -> Census {
         let (directories, leaf_tables) = self.tree.counts();
         let quarantined = self.jobs.iter().filter(|(_, record)| record.state() == State::Lost).count();
-        let (mirror_bytes, jobs) = (self.tree.footprint(), self.jobs.len());
-        Census { directories, leaf_tables, mirror_bytes, jobs, quarantined }
+        let (mirror_bytes, record_bytes, jobs) = (self.tree.footprint(), self.va.footprint(), self.jobs.len());
+        let foreign_tables = self.tree.foreign();
+        Census { directories, leaf_tables, foreign_tables, mirror_bytes, record_bytes, jobs, quarantined }
     }
 
     /// What the tables in memory say of `va`, level by level.
@@ -193,7 +257,7 @@ impl<F: Format> Vmm<F> {
     /// # Errors
     /// [`WalkError`].
     pub fn read_mapping<M: TableRead>(&self, memory: &mut M, va: u64) -> Result<Walk, WalkError> {
-        walk::<F, M>(memory, self.pdb, self.config.chip.page_sizes, va)
+        walk::<F, M>(memory, self.pdb, self.config.page_sizes(), va)
     }
 
     /// Sees to jobs whose owner has gone, and refuses where the space is being closed.
@@ -204,6 +268,7 @@ impl<F: Format> Vmm<F> {
         if self.lost {
             return Err(PrepareError::NotRestored);
         }
+        self.drop_numbers();
         self.sweep(pool);
         Ok(())
     }
@@ -215,18 +280,18 @@ impl<F: Format> Vmm<F> {
         }
     }
 
-    /// The page sizes of the chip, for those who read the tables.
+    /// The page sizes of the space, for those who read the tables.
     #[must_use]
-    pub const fn page_sizes(&self) -> crate::chip::PageSizes {
-        self.config.chip.page_sizes
+    pub const fn page_sizes(&self) -> PageSizes {
+        self.config.page_sizes()
     }
 
     /// All tables that the space has, with their sizes: what it holds of its pool, the root included, and leaf tables
-    /// of jobs that are still open apart.
+    /// of jobs that are still open apart. Those that firmware made are [`foreign_tables`](Self::foreign_tables).
     ///
     /// # Errors
     /// [`NoMemory`].
     pub fn tables(&self) -> Result<List<(TableAddr, u64)>, NoMemory> {
-        self.tree.addresses()
+        self.tree.addresses(false)
     }
 }

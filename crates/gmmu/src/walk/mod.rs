@@ -221,7 +221,7 @@ fn interpret<F: Format>(kind: Kind, raw: [u64; 2], sizes: PageSizes) -> Is {
 }
 
 /// Whether an error is about the one place that was read, and not about the device as a whole.
-fn is_local(error: &DeviceError) -> bool {
+pub(crate) fn is_local(error: &DeviceError) -> bool {
     use DeviceError as E;
     matches!(error, E::OutOfRange { .. } | E::Unaligned { .. } | E::WrongAperture { .. })
 }

@@ -190,7 +190,7 @@ pub struct BarWorld<F: Format, T> {
 }
 
 pub fn config(chip: &str, bus: Bus, bar1_bytes: u64) -> Config {
-    Config { bus, bar1_bytes, vram: 1024 * MIB, ..Config::chip(chip) }
+    Config { bus, bar1_bytes, vram: 1024 * MIB, speculation: gmmu_sim::Speculation::Worst, ..Config::chip(chip) }
 }
 
 /// An empty space for BAR1, bound.

@@ -14,13 +14,17 @@ use gmmu::vmm::{
 use std::collections::BTreeSet;
 use std::ops::Range;
 use PageSize::{Size2M, Size4K, Size512M, Size64K};
-use Step::{Bind, Late, Map, Protect, Sparse, Unmap, Unsparse};
+use Step::{Bind, Defragment, Evictable, Late, Map, Protect, Rebind, Reclaim, Sparse, Unmap, Unsparse};
 
 /// One change of an address space.
 #[derive(Clone, Debug)]
 pub enum Step {
     /// Maps contiguous memory: first address, bytes, page size.
     Map(u64, u64, Option<PageSize>),
+    /// The same, for a mapping that can be zapped.
+    Evictable(u64, u64, Option<PageSize>),
+    /// Gives all pages of the evictable mapping other memory, as [`Step::Map`] does.
+    Rebind(u64, u64, Option<PageSize>),
     /// Maps frames that come late: first address, pages, page size.
     Late(u64, u64, PageSize),
     Unmap(Range<u64>),
@@ -28,6 +32,10 @@ pub enum Step {
     Protect(Range<u64>),
     Sparse(Range<u64>),
     Unsparse(Range<u64>),
+    /// Gives empty tables back; some are in the range.
+    Reclaim(Range<u64>),
+    /// Makes pages as large as they can be.
+    Defragment(Range<u64>),
     /// All of these, in order, as one bind job.
     Bind(&'static [Step]),
 }
@@ -64,6 +72,8 @@ pub const VA: u64 = 4 << 30;
 /// Contiguous memory is `va - VA` from here; frames of lists lie in the other half.
 const MEMORY: u64 = 8 << 30;
 const FRAMES: u64 = 16 << 30;
+/// What is bound again lies so far behind.
+const REBOUND: u64 = 4 << 30;
 
 const fn kind(name: &'static str, before: &'static [Step], does: Step) -> Kind {
     Kind { name, before, does }
@@ -143,6 +153,18 @@ pub const KINDS: &[Kind] = &[
     kind("bind over pages of all sizes", &[Map(VA + M2 - 3 * K64 - 5 * K4, 2 * M2, None)], Bind(&[Unmap(VA + M2 - K64..VA + M2 + K4), Late(VA + M2 + K64, 3, Size64K), Map(VA + M2 - K4, 2 * K4, Some(Size4K))])),
     kind("bind into sparse", &[Sparse(VA..VA + M512)], Bind(&[Map(VA + K4, K4, Some(Size4K)), Unsparse(VA + M2..VA + 2 * M2), Late(VA + 3 * M2, 2, Size2M), Unmap(VA + 3 * M2 + K4..VA + 3 * M2 + K64)])),
     kind("bind with gaps", &[Map(VA, K4, Some(Size4K)), Map(VA + 4 * M2, M2, Some(Size4K))], Bind(&[Unmap(VA + 4 * M2..VA + 5 * M2), Map(VA + M512, K64, None), Unsparse(VA..VA + K4)])),
+    kind("map evictable 4K", &[], Evictable(VA + M2 - 3 * K4, 5 * K4, Some(Size4K))),
+    kind("map evictable, all sizes", &[], Evictable(VA + M2 - 3 * K64 - 5 * K4, 2 * M2, None)),
+    kind("unmap evictable", &[Evictable(VA, M2, Some(Size4K))], Unmap(VA..VA + M2)),
+    kind("unmap, cutting evictable 2M", &[Evictable(VA, 2 * M2, Some(Size2M))], Unmap(VA + 5 * K4..VA + 6 * K4)),
+    kind("protect, cutting evictable 64K", &[Evictable(VA, 2 * K64, Some(Size64K))], Protect(VA + 2 * K4..VA + 3 * K4)),
+    kind("bind over evictable", &[Evictable(VA, 9 * K4, Some(Size4K))], Bind(&[Map(VA + K4, K4, Some(Size4K)), Unmap(VA + 3 * K4..VA + 4 * K4)])),
+    kind("rebind 64K as 4K", &[Evictable(VA, 3 * K64, Some(Size64K))], Rebind(VA, 3 * K64, Some(Size4K))),
+    kind("rebind 4K as 2M", &[Evictable(VA, M2, Some(Size4K))], Rebind(VA, M2, None)),
+    kind("defragment to 64K", &[Map(VA + K64, 5 * K64, Some(Size4K))], Defragment(VA..VA + M2)),
+    kind("defragment to 2M", &[Map(VA, M2, Some(Size4K))], Defragment(VA..VA + M2)),
+    kind("reclaim a table", &[Map(VA, K4, Some(Size4K)), Map(VA + M2, K64, None), Unmap(VA..VA + K4)], Reclaim(VA..VA + M2)),
+    kind("reclaim with directories", &[Map(VA, K64, Some(Size64K)), Map(VA + M512, K4, None), Map(VA + 64 * M512, K4, None), Unmap(VA..VA + M512 + K4)], Reclaim(VA..VA + 2 * M512)),
     kind("unsparse around pages", &[Sparse(VA..VA + 4 * M2), Map(VA + K64, K4, None)], Unsparse(VA..VA + 4 * M2)),
 ];
 
@@ -150,9 +172,11 @@ impl Step {
     /// The addresses that it is about.
     pub fn range(&self) -> Range<u64> {
         match self {
-            Map(at, bytes, _) => *at..at + bytes,
+            Map(at, bytes, _) | Evictable(at, bytes, _) | Rebind(at, bytes, _) => *at..at + bytes,
             Late(at, pages, page) => *at..at + pages * page.bytes(),
-            Unmap(range) | Protect(range) | Sparse(range) | Unsparse(range) => range.clone(),
+            Unmap(range) | Protect(range) | Sparse(range) | Unsparse(range) | Reclaim(range) | Defragment(range) => {
+                range.clone()
+            }
             Bind(steps) => {
                 let start = steps.iter().map(|step| step.range().start).min().unwrap();
                 start..steps.iter().map(|step| step.range().end).max().unwrap()
@@ -167,11 +191,20 @@ impl Step {
     ) -> Result<Plan<'a, F, P>, PrepareError> {
         let span = Span::new(self.range()).quiesced();
         match *self {
-            Map(at, bytes, page) => {
+            Map(at, bytes, page) | Evictable(at, bytes, page) => {
                 let extents = [Extent { to: PhysAddr::vram(at - VA + MEMORY), bytes }];
-                let request = MapRequest { page, ..MapRequest::extents(&extents).at(at).live(Live::Quiesced) };
-                vmm.plan_map(pool, &request)
+                let evictable = matches!(self, Evictable(..));
+                let request = MapRequest::extents(&extents).at(at).live(Live::Quiesced);
+                vmm.plan_map(pool, &MapRequest { page, evictable, ..request })
             }
+            Rebind(at, bytes, page) => {
+                let extents = [Extent { to: PhysAddr::vram(at - VA + MEMORY + REBOUND), bytes }];
+                let zap = vmm.zap(at).unwrap();
+                let request = MapRequest { page, ..MapRequest::extents(&extents).at(at) };
+                vmm.plan_rebind(pool, &zap, &[request], Live::Quiesced)
+            }
+            Reclaim(_) => vmm.plan_reclaim(pool),
+            Defragment(_) => vmm.plan_defragment(pool, span, Size2M),
             Late(at, pages, page) => vmm.plan_map(pool, &MapRequest::frames(pages, page).at(at).live(Live::Quiesced)),
             Unmap(_) => vmm.plan_unmap(pool, span),
             Protect(_) => vmm.plan_protect(pool, span, Protection::flags(Flags { read_only: true, ..Flags::NONE })),
@@ -201,7 +234,9 @@ impl Step {
             Sparse(range) => gmmu::vmm::Bind::Sparse(range.clone()),
             Unsparse(range) => gmmu::vmm::Bind::Unsparse(range.clone()),
             Unmap(range) | Protect(range) => gmmu::vmm::Bind::Unmap(range.clone()),
-            Bind(_) => unreachable!("one list in another"),
+            Bind(_) | Evictable(..) | Rebind(..) | Reclaim(_) | Defragment(_) => {
+                unreachable!("{self:?} in a list")
+            }
         }
     }
 
@@ -212,7 +247,9 @@ impl Step {
             return page;
         }
         match self {
-            Map(..) => Page::Leads { to: va - VA + MEMORY, read_only: false },
+            Map(..) | Evictable(..) => Page::Leads { to: va - VA + MEMORY, read_only: false },
+            Rebind(..) => Page::Leads { to: va - VA + MEMORY + REBOUND, read_only: false },
+            Reclaim(_) | Defragment(_) => page,
             Late(at, _, size) => {
                 let to = frame((va - at) >> size.shift(), *size) + (va & (size.bytes() - 1));
                 Page::Leads { to, read_only: false }
@@ -245,9 +282,11 @@ impl Kind {
     pub fn fits(&self, chip: &Chip) -> bool {
         fn fits(step: &Step, chip: &Chip) -> bool {
             match step {
-                Map(_, _, page) => page.is_none_or(|page| chip.page_sizes.has(page)),
+                Map(_, _, page) | Evictable(_, _, page) | Rebind(_, _, page) => {
+                    page.is_none_or(|page| chip.page_sizes.has(page))
+                }
                 Late(_, _, page) => chip.page_sizes.has(*page),
-                Unmap(_) | Protect(_) | Sparse(_) | Unsparse(_) => true,
+                Unmap(_) | Protect(_) | Sparse(_) | Unsparse(_) | Reclaim(_) | Defragment(_) => true,
                 Bind(steps) => steps.iter().all(|step| fits(step, chip)),
             }
         }

@@ -16,7 +16,7 @@ use gmmu::format::Format;
 use gmmu::mmio::Mmio;
 use gmmu::tlb::Limits;
 use gmmu::vmm::{Extent, Job, MapRequest, Plan, PrepareError, Protection, SpaceConfig, Span, Use, Vmm};
-use gmmu_sim::{AccessKind, Client, Config, Fault, Gpu, Notes, Translated, Watched};
+use gmmu_sim::{AccessKind, Client, Config, Fault, Gpu, Notes, Speculation, Translated, Watched};
 use std::collections::BTreeSet;
 use std::ops::Range;
 
@@ -99,6 +99,17 @@ pub struct World<F: Format> {
     pub vmm: Vmm<F>,
 }
 
+/// A card whose caches hold all that they may.
+pub fn worst(model: &Config) -> Gpu {
+    Gpu::new(&Config { speculation: Speculation::Worst, ..model.clone() }).unwrap()
+}
+
+/// An engine uses the space below `root` from now on: its caches fill.
+pub fn in_use(gpu: &mut Gpu, root: TableAddr) {
+    gpu.note_root(root);
+    assert!(gpu.access(Client::Engine { pdb: root }, 0, AccessKind::Read, false).is_err(), "nothing is mapped yet");
+}
+
 pub fn config(name: &str, vram_bytes: u64) -> SpaceConfig {
     let chip = Chip::by_name(name).unwrap();
     let limits = Limits { timeout_us: 1_000_000, polls: 1000 };
@@ -111,7 +122,7 @@ impl<F: Format> World<F> {
     }
 
     pub fn with(model: &Config) -> Self {
-        let mut mmio = Mmio::probe(Gpu::new(model).unwrap()).unwrap();
+        let mut mmio = Mmio::probe(worst(model)).unwrap();
         let mut pool = Watched::new(Pool::new(MIB..4 * GIB));
         let notes = pool.notes();
         let whole_words = mmio.bar0().has_64bit();
@@ -119,7 +130,7 @@ impl<F: Format> World<F> {
         let root = pool.take(4096, None).unwrap();
         notes.tell(mmio.bar0());
         let vmm = Vmm::with_root(config, &mut mmio, root).unwrap();
-        mmio.bar0().note_root(root);
+        in_use(mmio.bar0(), root);
         mmio.bar0().reset_counts();
         Self { mmio, pool, notes, vmm }
     }

@@ -14,7 +14,7 @@ pub use desk::{Deed, Desk, Wish};
 pub use oracle::{Oracle, Seen};
 pub use work::{Area, Worker};
 
-use crate::common::{config, Pool, DATA, GIB, MIB};
+use crate::common::{config, in_use, worst, Pool, DATA, GIB, MIB};
 use gmmu::addr::TableAddr;
 use gmmu::device::{
     Bar0, Clock, DeviceError, Invalidate, Invalidator, Poll, Run, TableMemory, TablePool, TableRead, Ticket, Width,
@@ -266,14 +266,14 @@ pub struct Rig<F: Format, D, H> {
 
 impl<F: Format, D: Lock<Desk<F>>, H: Lock<Card>> Rig<F, D, H> {
     pub fn new(model: &Config, beat: Beat) -> Self {
-        let gpu = Arc::new(Mutex::new(Gpu::new(model).unwrap()));
+        let gpu = Arc::new(Mutex::new(worst(model)));
         let mut card = Mmio::probe(Registers { gpu: Arc::clone(&gpu), beat: beat.clone() }).unwrap();
         let mut pool = Watched::new(Pool::new(MIB..4 * GIB));
         let notes = pool.notes();
         let root = pool.take(4096, None).unwrap();
         notes.tell(&mut locked(&gpu));
         let vmm = Vmm::with_root(config(&model.chip, card.vram_bytes()), &mut card, root).unwrap();
-        locked(&gpu).note_root(root);
+        in_use(&mut locked(&gpu), root);
         let (desk, hardware) = (D::new(Desk::new(vmm, pool, notes)), H::new(card));
         let (oracle, format) = (Mutex::new(Oracle::default()), std::marker::PhantomData);
         Self { desk, hardware, gpu, oracle, beat, pdb: root, format }

@@ -1,7 +1,7 @@
 //! What engines may see of each page at any moment: what was before a change, or what is after it.
 
 use gmmu::addr::Aperture;
-use gmmu_sim::{Fault, Finding, Rule, Translated};
+use gmmu_sim::{Fault, Finding, Translated};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
 use std::ops::Range;
@@ -157,7 +157,7 @@ impl Oracle {
         let in_gap = self.gaps.values().any(|gap| gap.contains(&va));
         let changes = in_gap || begun.clone().next().is_some();
         self.between += u64::from(changes);
-        findings.retain(|finding| !changes || !matches!(finding.rule, Rule::StaleLeaf | Rule::StaleDirectory));
+        findings.retain(|finding| !changes || !finding.is_stale_hit());
         let may = seen == now || begun.clone().any(|next| next.value == seen) || (seen == Seen::Fault && in_gap);
         assert!(
             may,

@@ -2,7 +2,7 @@
 #![allow(dead_code, unreachable_pub, clippy::allow_attributes, reason = "each test binary uses a part of it")]
 #![allow(clippy::unwrap_used, missing_docs, missing_debug_implementations, reason = "tests")]
 
-use crate::common::{config, Pool, GIB, MIB};
+use crate::common::{config, in_use, worst, Pool, GIB, MIB};
 use crate::kinds::{self, Armed, Kind, Page, Step};
 use gmmu::addr::{PageSize, PhysAddr, TableAddr};
 use gmmu::chip::Chip;
@@ -107,7 +107,8 @@ impl Bar0 for Faulty {
         match self.wrong {
             Wrong::Refused => Err(ON_PURPOSE),
             Wrong::Torn => self.gpu.read(offset, width).and(Err(ON_PURPOSE)),
-            Wrong::Poison => Ok(0xbadf_1301_badf_1301 & mask),
+            // The answer is wrong, but it came back behind all stores.
+            Wrong::Poison => self.gpu.read(offset, width).map(|_| 0xbadf_1301_badf_1301 & mask),
             Wrong::Gone => Ok(mask),
             Wrong::Late if self.hit => {
                 self.late = self.delay;
@@ -202,7 +203,7 @@ pub struct Rig<F: Format> {
 impl<F: Format> Rig<F> {
     pub fn new(setup: &Setup, kind: &'static Kind) -> Self {
         let Setup { model, apart } = setup;
-        let gpu = Gpu::new(model).unwrap();
+        let gpu = worst(model);
         let bar0 = Faulty { gpu, wrong: Wrong::Refused, at: 0, made: 0, hit: false, late: 0, delay: 1500, window: 0 };
         let mut mmio = Mmio::probe(bar0).unwrap();
         mmio.bar0().window = mmio.window().unwrap().offset();
@@ -214,7 +215,7 @@ impl<F: Format> Rig<F> {
         let config = SpaceConfig { whole_words, ..config(&model.chip, mmio.vram_bytes()) };
         notes.tell(&mut mmio.bar0().gpu);
         let vmm = Vmm::with_root(config, &mut mmio, root).unwrap();
-        mmio.bar0().gpu.note_root(root);
+        in_use(&mut mmio.bar0().gpu, root);
         let mut rig = Self { mmio, pool, notes, vmm, kind, probes: kind.probes() };
         for step in kind.before {
             let job = rig.prepare(step).unwrap();

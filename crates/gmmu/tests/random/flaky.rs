@@ -1,7 +1,7 @@
 //! Hardware that fails now and then, half-way through what it was asked for.
 
 use gmmu::addr::TableAddr;
-use gmmu::device::{DeviceError, Invalidate, Invalidator, Poll, Run, TableMemory, TableRead, Ticket};
+use gmmu::device::{Clock, DeviceError, Invalidate, Invalidator, Poll, Run, TableMemory, TableRead, Ticket};
 
 pub const FAILED: DeviceError = DeviceError::Backend("failed on purpose");
 
@@ -22,6 +22,16 @@ impl<H: TableRead> TableRead for Flaky<'_, H> {
     fn read_words(&mut self, at: TableAddr, words: &mut [u64]) -> Result<(), DeviceError> {
         self.call()?;
         self.hardware.read_words(at, words)
+    }
+}
+
+impl<H: Clock> Clock for Flaky<'_, H> {
+    fn now_us(&mut self) -> u64 {
+        self.hardware.now_us()
+    }
+
+    fn relax(&mut self) {
+        self.hardware.relax();
     }
 }
 

@@ -35,7 +35,7 @@ impl<F: Format> Model<F> {
         let mut tables: Vec<_> = vmm.tables().unwrap().iter().map(|(at, bytes)| (at.raw(), *bytes)).collect();
         tables.sort_unstable();
         // Heap is kept for the next one.
-        let census = Census { mirror_bytes: 0, ..vmm.census() };
+        let census = Census { mirror_bytes: 0, record_bytes: 0, ..vmm.census() };
         Snapshot { pieces, census, tables, out: self.world.pool.inner().out.clone() }
     }
 

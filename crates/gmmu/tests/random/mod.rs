@@ -4,6 +4,8 @@
 //! executed in any order that is allowed (and tried in orders that are not), a few words at a time and with others in
 //! between, cancelled, dropped, committed late or never. After each step the GPU's MMU finds what the naive map of executed
 //! jobs says, in and around whatever was touched: memory, page size, kind, flags, and what is sparse.
+#![allow(dead_code, clippy::allow_attributes, reason = "each test binary uses a part of it")]
+
 mod changes;
 mod flaky;
 mod jobs;
@@ -13,7 +15,7 @@ mod wishes;
 
 use crate::common::{Random, World, MIB};
 use gmmu::addr::{PageSize, Pfn, PAGE_BYTES};
-use gmmu::format::{Format, MmuVersion};
+use gmmu::format::{Format, MmuVersion, V2, V3};
 use gmmu::vmm::{Job, Live, Receipt};
 use gmmu_sim::{Bus, Config};
 use judge::Snapshot;
@@ -245,4 +247,26 @@ pub fn run<F: Format>(chip: &str, seed: u64, steps: u64, short: bool) -> u64 {
     let (jobs, counts) = model.finish();
     println!("  {jobs} jobs: {counts:?}");
     jobs
+}
+
+/// Runs the steps that `bytes` spell: the first says the chip and what runs out, each two that follow a step.
+pub fn spelled(bytes: &[u8]) {
+    const STEPS: usize = 300;
+    let Some((first, rest)) = bytes.split_first() else { return };
+    let (seed, short) = (u64::from(first >> 3), first & 4 != 0);
+    match first & 3 {
+        0 => spell::<V2>("tu102", seed, short, rest, STEPS),
+        1 => spell::<V2>("ga100", seed, short, rest, STEPS),
+        2 => spell::<V3>("gh100", seed, short, rest, STEPS),
+        _ => spell::<V3>("gb100", seed, short, rest, STEPS),
+    }
+}
+
+fn spell<F: Format>(chip: &str, seed: u64, short: bool, bytes: &[u8], most: usize) {
+    let mut model = Model::<F>::new(chip, seed, short);
+    for step in bytes.chunks_exact(2).take(most) {
+        model.random = Random(step.iter().fold(1, |word, byte| word << 8 | u64::from(*byte)));
+        model.step();
+    }
+    model.finish();
 }

@@ -1,7 +1,7 @@
 //! A software GPU whose driver has tables in system memory.
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::allow_attributes, reason = "a part of the tests")]
 
-use crate::common::{config, GIB};
+use crate::common::{config, in_use, worst, GIB};
 use gmmu::addr::{Aperture, PageSize, PhysAddr, TableAddr};
 use gmmu::device::TablePool;
 use gmmu::format::Format;
@@ -36,13 +36,13 @@ impl<F: Format, P: TablePool> World<F, P> {
     }
 
     pub fn with(model: &Config, pool: P) -> Self {
-        let mut mmio = Mmio::probe_with(Gpu::new(model).unwrap(), CpuPath).unwrap();
+        let mut mmio = Mmio::probe_with(worst(model), CpuPath).unwrap();
         let mut pool = Watched::new(pool);
         let notes = pool.notes();
         let root = pool.take(4096, None).unwrap();
         notes.tell(mmio.bar0());
         let vmm = Vmm::with_root(config(&model.chip, mmio.vram_bytes()), &mut mmio, root).unwrap();
-        mmio.bar0().note_root(root);
+        in_use(mmio.bar0(), root);
         mmio.bar0().reset_counts();
         Self { mmio, pool, notes, vmm }
     }
