@@ -2,11 +2,15 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
+#[path = "random/flaky.rs"]
+#[expect(unreachable_pub, reason = "shared by tests")]
+mod flaky;
 
 use common::{frames, World, DATA, GIB, MIB};
+use flaky::{Flaky, FAILED};
 use gmmu::addr::{PageSize, PhysAddr, TableAddr};
 use gmmu::format::{Flags, Format, V2, V3};
-use gmmu::vmm::{CommitError, ExecuteError, Extent, Job, MapRequest, PrepareError, Protection};
+use gmmu::vmm::{CommitError, ExecuteError, Extent, Flushed, Job, MapRequest, PrepareError, Protection};
 
 const VA: u64 = 4 * GIB;
 
@@ -119,11 +123,12 @@ fn restored<F: Format>(chip: &str) {
     // The GPU is reset, and its memory full of garbage.
     let tables: Vec<(TableAddr, u64)> = world.vmm.tables().unwrap().iter().copied().collect();
     world.mmio = World::<F>::new(chip).mmio;
+    let root = world.vmm.pdb();
+    world.gpu().forget_root(root);
     for (at, bytes) in tables {
         world.gpu().load_vram(at.raw(), &vec![0x5a; usize::try_from(bytes).unwrap()]);
     }
     let job = world.prepare_with(|vmm, pool| vmm.plan_restore(pool)).unwrap();
-    let root = world.vmm.pdb();
     world.gpu().note_root(root);
     // It wants the frames that came late, and what waited is lost.
     let wants: Vec<_> = job.wants().iter().map(|want| (want.va, want.pages, want.page)).collect();
@@ -183,4 +188,53 @@ fn a_restore_that_is_let_go_has_to_be_made_again() {
     world.finish(job);
     world.assert_faults(VA..VA + 4096);
     world.assert_no_leak();
+}
+
+/// Every access of a restore fails once: it is prepared again, or goes on, and everything is there in the end.
+fn restored_through_failures<F: Format>(chip: &str) {
+    for left in 0.. {
+        let mut world = World::<F>::new(chip);
+        world.map(VA, DATA, 5 * MIB, None);
+        let job = world.prepare_sparse(VA + 128 * MIB..VA + 130 * MIB).unwrap();
+        world.finish(job);
+        world.mmio = World::<F>::new(chip).mmio;
+        let prepared = {
+            let plan = world.vmm.plan_restore(&mut world.pool).unwrap();
+            world.notes.tell(world.mmio.bar0());
+            plan.init(&mut Flaky { hardware: &mut world.mmio, left })
+        };
+        let in_prepare = prepared.is_err();
+        let mut job = match prepared {
+            Ok(job) => job,
+            Err(why) => {
+                assert_eq!(why, PrepareError::Device(FAILED), "{left}");
+                let extents = [Extent { to: PhysAddr::vram(DATA), bytes: 4096 }];
+                assert_eq!(world.prepare(&MapRequest::extents(&extents)).unwrap_err(), PrepareError::NotRestored);
+                world.prepare_with(|vmm, pool| vmm.plan_restore(pool)).unwrap()
+            }
+        };
+        let root = world.vmm.pdb();
+        world.gpu().note_root(root);
+        let wrote = job.write(&mut Flaky { hardware: &mut world.mmio, left });
+        if !in_prepare && wrote.is_err() {
+            assert_eq!(wrote, Err(ExecuteError::Device(FAILED)), "{left}");
+        }
+        job.write(&mut world.mmio).unwrap();
+        assert_eq!(job.flush(&mut world.mmio), Ok(Flushed::Done));
+        world.vmm.commit(&mut world.pool, job.finish().unwrap()).unwrap();
+        world.notes.tell(world.mmio.bar0());
+        world.assert_maps(VA..VA + 5 * MIB, DATA);
+        assert!(world.access(VA + 128 * MIB).unwrap().sparse);
+        world.assert_no_leak();
+        if wrote.is_ok() {
+            assert!(left > 4, "only {left} accesses can fail");
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_restore_that_fails_anywhere_is_made_again_or_goes_on() {
+    restored_through_failures::<V3>("gh100");
+    restored_through_failures::<V2>("ad102");
 }

@@ -46,9 +46,40 @@ fn prepare_with_failures(
     unreachable!("a prepare grows its records a limited number of times")
 }
 
+/// All tables anew, every growth failing once: the space asks for another restore until one was made.
+fn restore_with_failures() {
+    let mut world = World::<V3>::new("gh100");
+    world.map(VA, DATA, 5 * MIB, None);
+    let extents = [Extent { to: PhysAddr::vram(DATA), bytes: 64 << 10 }];
+    let job = world.prepare(&MapRequest::extents(&extents).at(VA + GIB).evictable()).unwrap();
+    world.finish(job);
+    let waiting = world.prepare_unmap(VA..VA + MIB * 2).unwrap();
+    let mut grown = 0;
+    let job = loop {
+        fail_at(grown + 1);
+        let planned = world.prepare_with(|vmm, pool| vmm.plan_restore(pool));
+        fail_at(0);
+        match planned {
+            Ok(job) => break job,
+            Err(why) => assert_eq!(why, PrepareError::NoMemory(gmmu::storage::NoMemory), "growth {grown}"),
+        }
+        let refused = world.prepare_unmap(VA..VA + 4096).unwrap_err();
+        assert_eq!(refused, PrepareError::NotRestored, "growth {grown}");
+        grown += 1;
+    };
+    println!("restore: {grown} growths");
+    assert!(grown > 8);
+    drop(waiting);
+    world.finish(job);
+    world.assert_maps(VA..VA + 5 * MIB, DATA);
+    world.assert_maps(VA + GIB..VA + GIB + (64 << 10), DATA);
+    world.assert_no_leak();
+}
+
 /// One test: the countdown is shared.
 #[test]
 fn without_memory_for_records_nothing_changes() {
+    restore_with_failures();
     let mut world = World::<V3>::new("gh100");
     // A neighbour, so that tables are partly shared, and an empty table that a 2M leaf will drop.
     world.map(VA + 2 * MIB - 8192, DATA, 4096, Some(PageSize::Size4K));
