@@ -11,7 +11,7 @@ use gmmu::addr::{PageSize, Pfn, PhysAddr, TableAddr, VramAddr, PAGE_BYTES};
 use gmmu::chip::Chip;
 use gmmu::device::{Encoding, Run, TableMemory};
 use gmmu::format::{Format, Leaf, Pte, V3};
-use gmmu::vmm::{Bind, Extent, Job, Live, MapRequest, SpaceConfig, Use, Vmm};
+use gmmu::vmm::{Bind, Extent, Job, Live, MapRequest, SpaceConfig, Span, Use, Vmm};
 use gmmu::vram::{TablePages, Vram};
 
 mod live;
@@ -23,6 +23,8 @@ use crate::rows::{Limit, Row, Times};
 pub const ROUNDS: usize = 21;
 /// Maps of one bind job.
 const BINDS: u64 = 1000;
+/// Large pages that are cut, one after the other.
+const SPLITS: u64 = 64;
 /// Live ranges beside which a single page is mapped.
 pub const LIVE: u64 = 1000;
 
@@ -184,10 +186,31 @@ impl Bench {
         let request = MapRequest::extents(&extents).page(PageSize::Size4K).at(VA).evictable();
         self.map(&mut vmm, &request, None);
         let zap = vmm.zap(VA).expect("it is evictable");
-        self.cool();
-        let ((), all) = timed(|| zap.zap(&mut self.memory).expect("plain memory"));
+        // Another zap clears the same words.
+        let [_, all] = [(); 2].map(|()| {
+            self.cool();
+            timed(|| zap.zap(&mut self.memory).expect("plain memory")).1
+        });
         self.close(vmm);
         all
+    }
+
+    /// One 4K page taken out of each of some 2M pages of a gibibyte, which cuts them: nanoseconds a job.
+    fn split(&mut self) -> f64 {
+        let mut vmm = self.space();
+        self.map_at(&mut vmm, VA..VA + GIB, PageSize::Size2M);
+        // In no order, like the jobs of a driver.
+        let pages = (0..SPLITS).map(|n| VA + n * 37 % (GIB / TABLE) * TABLE + 5 * PAGE_BYTES);
+        let pages: Vec<u64> = pages.collect();
+        let ((), all) = timed(|| {
+            let mut pool = self.pages.pool(&mut self.vram);
+            for &page in &pages {
+                let span = Span::new(page..page + PAGE_BYTES).quiesced();
+                black_box(vmm.unmap_pages(&mut self.memory, &mut pool, span).expect("it is mapped"));
+            }
+        });
+        self.close(vmm);
+        all / SPLITS as f64
     }
 
     /// A gibibyte of late frames into new tables.
@@ -376,7 +399,7 @@ pub fn rows(rounds: usize) -> Vec<Row> {
     let [mut fill, mut encode, mut memset, mut partly, mut at_once, mut pair, mut binds] = <[Times; 7]>::default();
     let [mut fresh, mut dropped, mut there, mut scattered, mut big, mut huge, mut restored] = <[Jobs; 7]>::default();
     let mut crowd = live::Crowd::new();
-    let mut zapped = Times::default();
+    let (mut zapped, mut split) = (Times::default(), Times::default());
     let a_page = |ns: f64| Some(ns / PAGES as f64);
     for _ in 0..rounds {
         for (times, ns) in [&mut fill, &mut encode, &mut memset].into_iter().zip(bench.limits()) {
@@ -390,6 +413,7 @@ pub fn rows(rounds: usize) -> Vec<Row> {
         restored.push(bench.restored(), PAGES);
         crowd.measure();
         zapped.push(a_page(bench.zap()));
+        split.push(Some(bench.split()));
         partly.push(Some(bench.partly() / (PAGES - GIB / TABLE) as f64));
         // Few words a page: what is told here is the planner's own time.
         big.push(bench.fresh(PageSize::Size64K, false).0, GIB >> 16);
@@ -409,6 +433,7 @@ pub fn rows(rounds: usize) -> Vec<Row> {
     rows.extend(restored.rows("restore 1G of 4K", fill, [Some(2.0), None]));
     rows.extend(against("unmap 512 times 511 of 4K, tables in use", &partly, memset, Some(1.5)));
     rows.extend(against("unmap 512 times 511 of 4K, in one bind job", &at_once, memset, None));
+    rows.extend(plain("unmap one 4K out of 1G of 2M, a job", &split, Some(3000.0)));
     rows.extend(against("zap 1G of 4K", &zapped, memset, Some(1.3)));
     rows.extend(plain("map 1G of 64K, fresh tables, a page", &big.whole, Some(5.0)));
     rows.extend(plain("map 1G of 2M, a page", &huge.whole, Some(8.0)));
