@@ -1,6 +1,7 @@
 //! `gmmu run`: a script on the software GPU, under the sanitizer.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use gmmu::addr::TableAddr;
 use gmmu::bar1::{Owned, Usage};
@@ -9,7 +10,7 @@ use gmmu::format::Format;
 use gmmu_sim::Finding;
 use serde::Serialize;
 
-use crate::cmd::replay;
+use crate::cmd::{replay, soak};
 use crate::console::{BAD, Console, GOOD, SCHEMA, STRONG, View};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::files;
@@ -29,6 +30,7 @@ Examples:
   echo 'space a; map a va=0x1000000 len=64K' | gmmu run -
   gmmu run --trace driver.trace           what another driver did, judged
   gmmu run --mmiotrace mmio.log
+  gmmu run --soak 10 --seed 7             random jobs, faults injected
 
 A script has one operation a line, or several with ; between. # is a comment.
   gpu gh100 vram=16G bar1=256M            the GPU, before anything else
@@ -119,7 +121,7 @@ something.";
 #[command(after_help = HELP)]
 pub struct Args {
     /// The script, or - for standard input
-    #[arg(value_name = "SCRIPT", required_unless_present_any = ["trace", "mmiotrace"])]
+    #[arg(value_name = "SCRIPT", required_unless_present_any = ["trace", "mmiotrace", "soak"])]
     script: Option<PathBuf>,
 
     /// Do what a trace of a driver's accesses says instead, and judge that
@@ -145,6 +147,14 @@ pub struct Args {
     /// Write a snapshot of the page tables to a file in the end
     #[arg(long, value_name = "FILE")]
     snapshot: Option<PathBuf>,
+
+    /// Do random jobs on several spaces instead, with injected faults, for so many minutes
+    #[arg(long, value_name = "MINUTES", conflicts_with_all = ["script", "trace", "mmiotrace", "snapshot", "vram_out", "vram", "keep_going"])]
+    soak: Option<u64>,
+
+    /// Jobs after which a soak ends
+    #[arg(long, value_name = "N", value_parser = number, requires = "soak")]
+    jobs: Option<u64>,
 
     /// Go on after an operation that did not go as the script says
     #[arg(long)]
@@ -229,6 +239,11 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
         let Args { chip, vram, seed, .. } = *args;
         let options = replay::Options { chip, vram, seed, vram_out: args.vram_out.as_deref() };
         return replay::run(path, kind, options, console);
+    }
+    if let Some(minutes) = args.soak {
+        let chip = args.chip.map_or_else(|| chip("gh100").map_err(Failure::usage), Ok)?;
+        let time = Duration::from_secs(minutes.saturating_mul(60));
+        return soak::run(soak::Options { chip, seed: args.seed, time, jobs: args.jobs.unwrap_or(u64::MAX) }, console);
     }
     let Some(script) = &args.script else { return Err(Failure::usage("no script")) };
     if let (Some(image), Some(snapshot)) = (&args.vram_out, &args.snapshot)

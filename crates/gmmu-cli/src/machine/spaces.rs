@@ -52,6 +52,14 @@ pub enum InstError {
 }
 
 impl Machine {
+    /// Bytes of video memory that nobody has.
+    pub const fn free_bytes(&mut self) -> u64 {
+        match self.mm.vram() {
+            Some(vram) => vram.free_bytes(),
+            None => 0,
+        }
+    }
+
     /// Makes an address space, its root where the user wants it or anywhere, its tables where the chip has them.
     ///
     /// # Errors
