@@ -64,8 +64,9 @@ fn fuzz(seconds: u64) -> Result<(), String> {
         let found = root().join("target/fuzz-found").join(target);
         fs::create_dir_all(&found).map_err(|error| format!("{}: {error}", found.display()))?;
         let found = found.display().to_string();
-        let leaks = if KEEPS_MEMORY.contains(&target.as_str()) { "-detect_leaks=0" } else { "-detect_leaks=1" };
-        let run = cargo(&["fuzz", "run", target, &found, &corpus, "--", &most, "-timeout=20", leaks]).output();
+        let leaks = if KEEPS_MEMORY.contains(&target.as_str()) { "detect_leaks=0" } else { "detect_leaks=1" };
+        let mut run = cargo(&["fuzz", "run", target, &found, &corpus, "--", &most, "-timeout=20"]);
+        let run = run.env("ASAN_OPTIONS", leaks).output();
         let output = run.map_err(|error| format!("cargo fuzz: {error}"))?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         if output.status.success() {
