@@ -10,7 +10,7 @@
 //! root vram:0x000000201000         a top table in use; forget, when it no longer is
 //! w32 0x0010fd40 0x20              BAR0: width, offset, value; r32 is a read and what it gave
 //! w64 0x00700000 0x600000000000001 +0x1000 *512    so many words, each larger by the step
-//! b1w32 0x1000 0xdeadbeef          the same through BAR1
+//! b1w32 0x1000 0xdeadbeef          the same through BAR1; b2w and b2r through BAR2
 //! s64 0x00080000 0x1               system memory, stored by the CPU; order and drain are its fences
 //! access vram:0x000000201000 0x1000000 r           an engine's access through a top table
 //! ```
@@ -42,6 +42,10 @@ pub enum Event {
     Bar1Read(u64, Width, u64),
     /// A write through BAR1.
     Bar1Write(u64, Width, u64),
+    /// A read through BAR2, and what it gave.
+    Bar2Read(u64, Width, u64),
+    /// A write through BAR2.
+    Bar2Write(u64, Width, u64),
     /// Words stored to system memory by the CPU, upwards.
     Store(u64, Run),
     /// An ordering point of the CPU's stores to system memory.
@@ -113,6 +117,8 @@ impl fmt::Display for Event {
             Self::WriteRun(at, run) => write!(f, "w64 {at:#010x} {}", Words(*run)),
             Self::Bar1Read(at, width, value) => write!(f, "b1r{} {at:#x} {value:#x}", bits(*width)),
             Self::Bar1Write(at, width, value) => write!(f, "b1w{} {at:#x} {value:#x}", bits(*width)),
+            Self::Bar2Read(at, width, value) => write!(f, "b2r{} {at:#x} {value:#x}", bits(*width)),
+            Self::Bar2Write(at, width, value) => write!(f, "b2w{} {at:#x} {value:#x}", bits(*width)),
             Self::Store(at, run) => write!(f, "s64 {at:#x} {}", Words(*run)),
             Self::Order => f.write_str("order"),
             Self::Drain => f.write_str("drain"),

@@ -73,6 +73,8 @@ fn event(word: &str, words: &mut Words<'_>) -> Result<Event, String> {
                 "w" => Event::Write(bar0(at)?, width, next(words)?),
                 "r" => Event::Read(bar0(at)?, width, next(words)?),
                 "b1w" => Event::Bar1Write(at, width, next(words)?),
+                "b2w" => Event::Bar2Write(at, width, next(words)?),
+                "b2r" => Event::Bar2Read(at, width, next(words)?),
                 _ => Event::Bar1Read(at, width, next(words)?),
             }
         }
@@ -90,8 +92,8 @@ fn access(word: &str) -> Option<(&str, Width)> {
         "64" => Width::W64,
         _ => return None,
     };
-    // The digit of BAR1 belongs to the way.
-    ["w", "r", "b1w", "b1r"].contains(&way).then_some((way, width))
+    // The digit of a BAR belongs to the way.
+    ["w", "r", "b1w", "b1r", "b2w", "b2r"].contains(&way).then_some((way, width))
 }
 
 fn bar0(at: u64) -> Result<u32, String> {
