@@ -3,9 +3,10 @@
 use crate::config_space::{self, ConfigSpace};
 use crate::furniture;
 use crate::identity::Identity;
+use crate::recording::Recording;
 use crate::wire;
 use gmmu::device::{Bar0, Bar1Aperture, Width};
-use gmmu_sim::trace::{Event, Tape};
+use gmmu_sim::trace::{Event, Tape, Way};
 use gmmu_sim::{Client, Config, ConfigError, Gpu};
 use std::fs::File;
 use std::io::Write;
@@ -23,7 +24,7 @@ pub struct Card {
     identity: &'static Identity,
     gpu: Gpu,
     config: ConfigSpace,
-    tape: Option<Tape>,
+    recording: Option<Recording>,
     interrupt: Option<File>,
     /// Faults that the host was told of.
     told: u64,
@@ -71,7 +72,7 @@ impl Card {
             identity,
             config: ConfigSpace::new(identity, revision, [BAR0_BYTES, bytes, BAR2_BYTES]),
             gpu,
-            tape: None,
+            recording: None,
             interrupt: None,
             told: 0,
             mark: None,
@@ -87,7 +88,7 @@ impl Card {
 
     /// Writes down on `tape` all that is done to the GPU from here on.
     pub fn record(&mut self, tape: Tape) {
-        self.tape = Some(tape);
+        self.recording = Some(Recording::new(tape));
     }
 
     /// The number that was last written to the marker in configuration space, once.
@@ -148,9 +149,7 @@ impl Card {
             self.mark = Some(mark);
             let label = format!("mark {mark}");
             self.gpu.label(&label);
-            if let Some(tape) = &self.tape {
-                tape.label(&label);
-            }
+            self.note(Event::Label(label));
         }
         Some(())
     }
@@ -187,33 +186,33 @@ impl Card {
                 (value, Event::Bar2Read(at, width, value))
             }
         };
-        self.note(&event);
+        self.note(event);
         value
     }
 
     /// Lost where nothing answers.
     fn write_piece(&mut self, region: u32, at: u64, width: Width, value: u64) {
-        match region {
-            wire::BAR0 => {
-                let at = u32::try_from(at).unwrap_or(u32::MAX);
-                self.note(&Event::Write(at, width, value));
-                let _ = self.gpu.write(at, width, value);
-            }
-            wire::BAR1 => {
-                self.note(&Event::Bar1Write(at, width, value));
-                let _ = self.gpu.write_at(at, width, value);
-            }
-            _ => {
-                self.note(&Event::Bar2Write(at, width, value));
+        let way = match region {
+            wire::BAR0 => Way::Bar0,
+            wire::BAR1 => Way::Bar1,
+            _ => Way::Bar2,
+        };
+        if let Some(recording) = &mut self.recording {
+            recording.write(way, at, width, value);
+        }
+        match way {
+            Way::Bar0 => drop(self.gpu.write(u32::try_from(at).unwrap_or(u32::MAX), width, value)),
+            Way::Bar1 => drop(self.gpu.write_at(at, width, value)),
+            Way::Bar2 => {
                 let bytes = value.to_le_bytes();
                 let _ = self.gpu.store(Client::Bar2, at, bytes.get(..width.bytes() as usize).unwrap_or_default());
             }
         }
     }
 
-    fn note(&self, event: &Event) {
-        if let Some(tape) = &self.tape {
-            tape.note(event);
+    fn note(&mut self, event: Event) {
+        if let Some(recording) = &mut self.recording {
+            recording.note(&event);
         }
     }
 
@@ -221,11 +220,9 @@ impl Card {
     pub(crate) fn reset(&mut self) {
         let fresh = self.used.then(|| Self::new(&self.made_from)).and_then(Result::ok);
         let Some(fresh) = fresh else { return };
-        let (tape, interrupt) = (self.tape.take(), self.interrupt.take());
-        *self = Self { tape, interrupt, ..fresh };
-        if let Some(tape) = &self.tape {
-            tape.label("the card was reset: what follows is another's");
-        }
+        let (recording, interrupt) = (self.recording.take(), self.interrupt.take());
+        *self = Self { recording, interrupt, ..fresh };
+        self.note(Event::Label("the card was reset: what follows is another's".to_owned()));
     }
 
     /// What tells the host of message-signalled interrupts: the first descriptor for the one that there is, none to stop.
@@ -261,6 +258,9 @@ impl Card {
     /// The client is gone, and its descriptors with it.
     pub(crate) fn disconnected(&mut self) {
         self.interrupt = None;
+        if let Some(recording) = &mut self.recording {
+            recording.close();
+        }
     }
 
     /// The ids under which it is on the bus.

@@ -14,6 +14,7 @@ mod card;
 mod config_space;
 mod furniture;
 mod identity;
+mod recording;
 mod server;
 mod vbios;
 mod wire;

@@ -17,8 +17,8 @@ const REPLY: u32 = 1;
 const NO_REPLY: u32 = 1 << 4;
 const ERROR: u32 = 1 << 5;
 
-/// The version of the protocol that this is, and the limits, as the client is told them.
-const VERSION: [u8; 4] = [0, 0, 1, 0];
+/// The version of the protocol that this is, 0.0, and the limits, as the client is told them. QEMU refuses newer ones.
+const VERSION: [u8; 4] = [0; 4];
 const CAPABILITIES: &str = r#"{"capabilities":{"max_msg_fds":16,"max_data_xfer_size":4096}}"#;
 
 /// Indices of `VFIO_PCI_*_REGION_INDEX`, and how many there are. BAR1 takes the place of two, being of 64 bits, and so

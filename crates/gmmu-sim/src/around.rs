@@ -1,5 +1,6 @@
 //! What is around the MMU, as far as a whole driver wants to see it: registers without rules, the time, and who is there.
 
+use crate::bars::{Bound, Which};
 use crate::gpu::Gpu;
 use crate::memory::Space;
 use gmmu::addr::TableAddr;
@@ -21,6 +22,15 @@ impl Gpu {
     /// The top tables that are known to be in use, video memory first, by address.
     pub fn roots(&self) -> impl Iterator<Item = TableAddr> + '_ {
         self.model.roots.keys().map(|&flat| Space::unflat(flat))
+    }
+
+    /// The top tables that BAR1 and BAR2 go through, where they are bound to any.
+    #[must_use]
+    pub fn bar_roots(&self) -> [Option<TableAddr>; 2] {
+        [Which::Bar1, Which::Bar2].map(|which| match self.bars.bound(which) {
+            Bound::Virtual { pdb, .. } => Some(pdb),
+            Bound::Physical | Bound::Nothing => None,
+        })
     }
 
     /// How many accesses have faulted so far.

@@ -277,7 +277,8 @@ impl Flush {
     /// Up to Ada a flush is pending for one look; from Hopper on a read starts one, and it takes one look too.
     fn read(&mut self, layout: Layout, offset: u32) -> u32 {
         match (layout, offset) {
-            (Layout::Bus, regs::UFLUSH_FB_FLUSH) => u32::from(self.look()),
+            // PENDING and OUTSTANDING: some look at the one, some at the other.
+            (Layout::Bus, regs::UFLUSH_FB_FLUSH) => 3 * u32::from(self.look()),
             (Layout::Xal, regs::XAL_FB_FLUSH) => {
                 self.token = (self.token + 1) & 0x7fff_ffff;
                 (self.pending, self.started) = (true, true);

@@ -119,7 +119,11 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
         tape.finish().map_err(|error| files::unwritable(args.record.as_deref().unwrap_or(Path::new("")), &error))?;
     }
     if let Some(path) = &args.snapshot_on_exit {
-        write_snapshot(&mut card, args.chip, path)?;
+        if card.gpu().roots().next().is_some() {
+            write_snapshot(&mut card, args.chip, path)?;
+        } else {
+            console.note(format_args!("{}: not written, for nobody made an address space", path.display()));
+        }
     }
     let served = Served {
         schema: SCHEMA,
@@ -177,8 +181,14 @@ impl Watch<'_, '_> {
 /// The tables of all spaces that the card knows of.
 fn write_snapshot(card: &mut Card, chip: &'static Chip, path: &Path) -> Result<(), Failure> {
     let gpu = card.gpu();
+    let [bar1, bar2] = gpu.bar_roots();
+    let name = |at| match Some(at) {
+        at if at == bar1 => "bar1".to_owned(),
+        at if at == bar2 => "bar2".to_owned(),
+        _ => format!("{at}"),
+    };
     let roots = gpu.roots().take(snapshot::ROOTS_MAX);
-    let roots = roots.map(|at| NamedRoot { name: format!("{at}"), at }).collect();
+    let roots = roots.map(|at| NamedRoot { name: name(at), at }).collect();
     let info = SnapshotInfo::of_chip(chip, gpu.vram_bytes(), roots);
     snapshot::write(path, &info, &mut gpu.peek()).map(drop)
 }

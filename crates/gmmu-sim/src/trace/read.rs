@@ -1,6 +1,6 @@
 //! Reading the text of a trace.
 
-use super::{Event, Trace, TraceError, HEADER};
+use super::{Event, Trace, TraceError, Way, HEADER};
 use gmmu::addr::{SysAddr, TableAddr};
 use gmmu::device::{Run, Width};
 
@@ -62,23 +62,23 @@ fn event(word: &str, words: &mut Words<'_>) -> Result<Event, String> {
             let (way, width) = access(word).ok_or_else(|| format!("{word:?} is no event"))?;
             let at = next(words)?;
             match way {
-                "w" if width == Width::W64 => {
-                    let (at, run) = (bar0(at)?, run(words)?);
-                    if run.count == 1 {
-                        Event::Write(at, width, run.first)
-                    } else {
-                        Event::WriteRun(at, run)
-                    }
-                }
-                "w" => Event::Write(bar0(at)?, width, next(words)?),
+                "w" => write(Way::Bar0, bar0(at)?.into(), width, run(words)?)?,
+                "b1w" => write(Way::Bar1, at, width, run(words)?)?,
+                "b2w" => write(Way::Bar2, at, width, run(words)?)?,
                 "r" => Event::Read(bar0(at)?, width, next(words)?),
-                "b1w" => Event::Bar1Write(at, width, next(words)?),
-                "b2w" => Event::Bar2Write(at, width, next(words)?),
                 "b2r" => Event::Bar2Read(at, width, next(words)?),
                 _ => Event::Bar1Read(at, width, next(words)?),
             }
         }
     })
+}
+
+/// One write, or a run of them.
+fn write(way: Way, at: u64, width: Width, run: Run) -> Result<Event, String> {
+    match run.count {
+        1 => Event::write(way, at, width, run.first).ok_or_else(|| format!("{at:#x} is beyond BAR0")),
+        _ => Ok(Event::WriteRun(way, at, width, run)),
+    }
 }
 
 /// `w32`: which way, and how wide.

@@ -73,9 +73,14 @@ impl Replay {
                 self.note_written(*at, u64::from(width.bytes()));
                 self.gpu.write(*at, *width, *value)
             }
-            Event::WriteRun(at, run) => {
-                self.note_written(*at, 8 * u64::from(run.count));
-                self.gpu.write_run(*at, *run)
+            Event::WriteRun(way, at, width, run) => {
+                for (word, at) in run.words().zip((*at..).step_by(width.bytes() as usize)) {
+                    match Event::write(*way, at, *width, word) {
+                        Some(event) => self.step(line, &event),
+                        None => self.refused += 1,
+                    }
+                }
+                return;
             }
             Event::Bar1Read(at, width, _) => self.gpu.read_at(*at, *width).map(drop),
             Event::Bar1Write(at, width, value) => self.gpu.write_at(*at, *width, *value),
