@@ -279,7 +279,7 @@ fn pieces(offset: u64, bytes: usize) -> impl Iterator<Item = (u64, Width)> {
         let widths = [Width::W64, Width::W32, Width::W16, Width::W8];
         let width = widths.into_iter().find(|width| {
             let bytes = u64::from(width.bytes());
-            bytes <= room && at % bytes == 0
+            bytes <= room && at.is_multiple_of(bytes)
         })?;
         let here = at;
         at += u64::from(width.bytes());

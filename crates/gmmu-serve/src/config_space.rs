@@ -25,18 +25,18 @@ const CAPABILITIES: usize = 0x34;
 const INTERRUPT_LINE: usize = 0x3c;
 
 /// Message-signalled interrupts: one vector, 64-bit addresses.
-const MSI: usize = 0x40;
+const MSI: u8 = 0x40;
 const MSI_ID: u32 = 5;
 const MSI_64BIT: u32 = 1 << 7 << 16;
 /// Enable, and how many of the vectors.
 const MSI_CONTROL_BITS: u32 = 0x71 << 16;
 /// A capability of the vendor's: 16 bytes, the last four of which are the marker.
-const VENDOR_CAPABILITY: usize = 0x50;
+const VENDOR_CAPABILITY: u8 = 0x50;
 const VENDOR_ID: u32 = 9;
 /// What tells it from any that a real card has.
 const VENDOR_TAG: u32 = u32::from_le_bytes(*b"gmmu");
 /// Where whoever drives the card can write a number, for whoever serves it to see.
-pub(crate) const MARKER: usize = VENDOR_CAPABILITY + 12;
+pub(crate) const MARKER: usize = VENDOR_CAPABILITY as usize + 12;
 
 /// The bytes, and which of their bits the host may change.
 #[derive(Clone, Debug)]
@@ -62,14 +62,15 @@ impl ConfigSpace {
         }
         // The board is called like the chip.
         space.put(SUBSYSTEM, device | VENDOR, 0);
-        space.put(CAPABILITIES, MSI as u32, 0);
+        space.put(CAPABILITIES, u32::from(MSI), 0);
+        let (msi, vendor) = (usize::from(MSI), usize::from(VENDOR_CAPABILITY));
         space.put(INTERRUPT_LINE, 0, 0xff);
-        space.put(MSI, MSI_64BIT | (VENDOR_CAPABILITY as u32) << 8 | MSI_ID, MSI_CONTROL_BITS);
+        space.put(msi, MSI_64BIT | u32::from(VENDOR_CAPABILITY) << 8 | MSI_ID, MSI_CONTROL_BITS);
         for word in [4, 8, 12] {
-            space.put(MSI + word, 0, if word == 12 { 0xffff } else { !0 });
+            space.put(msi + word, 0, if word == 12 { 0xffff } else { !0 });
         }
-        space.put(VENDOR_CAPABILITY, 16 << 16 | VENDOR_ID, 0);
-        space.put(VENDOR_CAPABILITY + 4, VENDOR_TAG, 0);
+        space.put(vendor, 16 << 16 | VENDOR_ID, 0);
+        space.put(vendor + 4, VENDOR_TAG, 0);
         space.put(MARKER, 0, !0);
         space
     }

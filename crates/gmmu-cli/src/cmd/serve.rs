@@ -95,7 +95,7 @@ const SHOWN: u64 = 1024;
 pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
     let base = Config::chip(args.chip.name);
     let config = Config { vram: args.vram.unwrap_or(base.vram), bar1_bytes: args.bar1, ..base };
-    let mut card = Card::new(&config).map_err(|why| Failure::usage(why))?;
+    let mut card = Card::new(&config).map_err(Failure::usage)?;
     let tape = args.record.as_deref().map(|path| tape(path, &config)).transpose()?;
     if let Some(tape) = &tape {
         card.record(tape.clone());

@@ -91,7 +91,7 @@ impl Remote {
 impl Bar0 for Remote {
     fn read(&mut self, offset: u32, width: Width) -> Result<u64, DeviceError> {
         let bytes = width.bytes();
-        if offset % bytes != 0 || u64::from(offset) + u64::from(bytes) > self.size_of(BAR0) {
+        if !offset.is_multiple_of(bytes) || u64::from(offset) + u64::from(bytes) > self.size_of(BAR0) {
             return Err(DeviceError::BadOffset { offset, bytes });
         }
         self.reads.set(self.reads.get() + 1);
@@ -100,7 +100,7 @@ impl Bar0 for Remote {
 
     fn write(&mut self, offset: u32, width: Width, value: u64) -> Result<(), DeviceError> {
         let bytes = width.bytes();
-        if offset % bytes != 0 || u64::from(offset) + u64::from(bytes) > self.size_of(BAR0) {
+        if !offset.is_multiple_of(bytes) || u64::from(offset) + u64::from(bytes) > self.size_of(BAR0) {
             return Err(DeviceError::BadOffset { offset, bytes });
         }
         self.writes.set(self.writes.get() + 1);
@@ -123,7 +123,7 @@ impl Bar1Aperture for Remote {
 
     fn read_at(&mut self, offset: u64, width: Width) -> Result<u64, DeviceError> {
         let (bytes, end) = (width.bytes(), self.size());
-        if offset % u64::from(bytes) != 0 || offset.checked_add(bytes.into()).is_none_or(|last| last > end) {
+        if !offset.is_multiple_of(bytes.into()) || offset.checked_add(bytes.into()).is_none_or(|last| last > end) {
             return Err(DeviceError::BadBar1Offset { offset, bytes, end });
         }
         self.get(BAR1, offset, width)
@@ -131,7 +131,7 @@ impl Bar1Aperture for Remote {
 
     fn write_at(&mut self, offset: u64, width: Width, value: u64) -> Result<(), DeviceError> {
         let (bytes, end) = (width.bytes(), self.size());
-        if offset % u64::from(bytes) != 0 || offset.checked_add(bytes.into()).is_none_or(|last| last > end) {
+        if !offset.is_multiple_of(bytes.into()) || offset.checked_add(bytes.into()).is_none_or(|last| last > end) {
             return Err(DeviceError::BadBar1Offset { offset, bytes, end });
         }
         self.put(BAR1, offset, width, value)
