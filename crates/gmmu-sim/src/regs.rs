@@ -95,6 +95,8 @@ pub(crate) const FAULT_BUFFER_SIZE: u32 = 0x10;
 pub(crate) const FAULT_POINTER: u32 = 0xf_ffff;
 pub(crate) const FAULT_GET_FLAGS: u32 = 3 << 30;
 pub(crate) const FAULT_GET_OVERFLOW: u32 = 1 << 31;
+/// Writing it sets VAL to what the card is best served with.
+pub(crate) const FAULT_SIZE_SET_DEFAULT: u32 = 1 << 30;
 pub(crate) const FAULT_SIZE_ENABLE: u32 = 1 << 31;
 /// `…_MMU_FAULT_ADDR_LO`, HI, `INST_LO`, `INST_HI`, `INFO`: the latest fault.
 pub(crate) const FAULT_ADDR_LO: u32 = 0xb8_3080;
