@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: cargo xtask fuzz [SECONDS]   fuzz each target for so long (60)
-       cargo xtask qemu boot        a guest in QEMU: does it start, what is on its bus";
+       cargo xtask qemu boot        a guest in QEMU: does it start, what is on its bus
+       cargo xtask qemu nouveau     nouveau on the software GPU, and the page tables that it writes";
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();

@@ -5,6 +5,9 @@
 mod guest;
 mod initramfs;
 mod kit;
+mod modules;
+mod nouveau;
+mod space;
 
 use std::time::Duration;
 
@@ -35,6 +38,7 @@ impl Checks {
 pub(crate) fn run(stage: &str) -> Option<Result<(), String>> {
     let stage: fn(&Kit) -> Result<(), String> = match stage {
         "boot" => boot,
+        "nouveau" => nouveau::nouveau,
         _ => return None,
     };
     Some(match Kit::get() {
@@ -63,4 +67,13 @@ fn boot(kit: &Kit) -> Result<(), String> {
     checks.check("the kernel is Debian's", said.iter().any(|line| line.contains("Debian")));
     checks.check("its bus has a host bridge", said.iter().any(|line| line == "pci 0x8086 0x29c0"));
     checks.end()
+}
+
+/// A number as it is written between programs: hex with `0x`, or decimal.
+fn number(text: &str) -> Result<u64, String> {
+    let parsed = match text.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16),
+        None => text.parse(),
+    };
+    parsed.map_err(|error| format!("{text:?}: {error}"))
 }

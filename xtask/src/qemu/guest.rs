@@ -32,7 +32,6 @@ impl Guest {
     }
 
     /// With the PCI device that a server offers at `socket`. The server listens already.
-    #[expect(dead_code, reason = "for the stages with a device")]
     pub(super) fn device(mut self, socket: &Path) -> Self {
         let driver =
             format!(r#"{{"driver":"vfio-user-pci","socket":{{"type":"unix","path":"{}"}}}}"#, socket.display());

@@ -23,7 +23,6 @@ pub(super) enum Flavour {
     /// Small, for virtual machines: no drivers of graphics cards.
     Cloud,
     /// All drivers.
-    #[expect(dead_code, reason = "for the stage with nouveau")]
     Full,
 }
 
@@ -42,7 +41,6 @@ pub(super) struct Kernel {
     /// `vmlinuz`.
     pub(super) image: PathBuf,
     /// The folder of the modules, with `kernel` in it.
-    #[expect(dead_code, reason = "for the stage with nouveau")]
     pub(super) modules: PathBuf,
 }
 
