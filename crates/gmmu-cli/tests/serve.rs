@@ -1,4 +1,5 @@
 //! `gmmu serve` as a whole: a client at the other end of its socket, and what is left when it has gone.
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::allow_attributes, reason = "tests")]
 
 mod common;
