@@ -263,6 +263,23 @@ impl<T, const BLOCK: usize> Slab<T, BLOCK> {
         }
     }
 
+    /// The values in two slots, to change; `None` where one lacks, or both are the same.
+    pub fn pair_mut(&mut self, one: u32, other: u32) -> Option<(&mut T, &mut T)> {
+        let (low, high) = (one.min(other) as usize, one.max(other) as usize);
+        let (below, above) = self.blocks.as_mut_slice().split_at_mut_checked(high / BLOCK)?;
+        let block = above.first_mut()?.as_mut_slice();
+        let (low, high) = if low / BLOCK < high / BLOCK {
+            (below.get_mut(low / BLOCK)?.as_mut_slice().get_mut(low % BLOCK)?, block.get_mut(high % BLOCK)?)
+        } else {
+            let (below, above) = block.split_at_mut_checked(high % BLOCK)?;
+            (below.get_mut(low % BLOCK)?, above.first_mut()?)
+        };
+        match (low, high) {
+            (Slot::Used(low), Slot::Used(high)) => Some(if one < other { (low, high) } else { (high, low) }),
+            _ => None,
+        }
+    }
+
     /// All values with their numbers, in the order of the numbers.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
         self.blocks.iter().flat_map(|block| block.iter()).zip(0u32..).filter_map(|(slot, index)| match slot {
