@@ -477,4 +477,21 @@ mod tests {
         assert_eq!(slab.insert_within(99), Ok(numbers[2]));
         assert_eq!(slab.iter().map(|(_, v)| *v).sum::<u64>(), 10 + 99 + 30 + 40);
     }
+
+    #[test]
+    fn two_values_of_a_slab_are_borrowed_at_a_time() {
+        let mut slab = Slab::<u64, 4>::new();
+        slab.reserve(8).expect("memory");
+        let numbers: Vec<u32> = (0..7).map(|n| slab.insert_within(n * 10).expect("reserved")).collect();
+        let values: Vec<u64> = numbers.iter().map(|n| *slab.get(*n).expect("there")).collect();
+        for (one, a) in numbers.iter().zip(&values) {
+            for (other, b) in numbers.iter().zip(&values) {
+                let pair = slab.pair_mut(*one, *other).map(|(one, other)| (*one, *other));
+                assert_eq!(pair, (one != other).then_some((*a, *b)));
+            }
+        }
+        slab.remove(numbers[3]);
+        assert_eq!(slab.pair_mut(numbers[0], numbers[3]), None);
+        assert_eq!(slab.pair_mut(numbers[0], 99), None);
+    }
 }

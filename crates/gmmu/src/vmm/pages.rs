@@ -92,6 +92,8 @@ impl<F: Format> Vmm<F> {
     ) -> Result<Mapping, MapError> {
         match executed {
             Ok(receipt) => {
+                // Not out of `commit`'s answer: a copy of what was stored just now waits until all stores before it are in
+                // the cache, those to the tables too.
                 let range = receipt.job.range();
                 match self.commit(pool, receipt) {
                     Ok(_) => Ok(Mapping { range }),
