@@ -73,6 +73,8 @@ pub enum Command {
     Selftest(cmd::selftest::Args),
     /// Measure the library's parts, beside others
     Bench(cmd::bench::Args),
+    /// Be a PCI device: the software GPU, for QEMU and other vfio-user clients
+    Serve(cmd::serve::Args),
     /// List the NVIDIA cards of this machine
     List(cmd::list::Args),
     /// Say which ways of access to a card work, and what stands in the others
@@ -106,6 +108,7 @@ impl Command {
             Self::Encode(args) => cmd::encode::run(args, console),
             Self::Selftest(args) => cmd::selftest::run(args, console),
             Self::Bench(args) => cmd::bench::run(args, console),
+            Self::Serve(args) => cmd::serve::run(args, console),
             Self::List(args) => cmd::list::run(args, console),
             Self::Doctor(args) => cmd::doctor::run(args, console),
             Self::Completions(args) => cmd::completions::run(args, console),

@@ -222,3 +222,15 @@ fn the_prose_below_the_examples_fits_80_columns() {
         }
     }
 }
+
+/// What the caches fetch by themselves changes nothing for who flushes as he should: not the mapping, not what it costs.
+#[test]
+fn speculation_makes_no_difference_to_a_right_driver() {
+    let (plain, code) = gmmu("map --size 4M --page 4K", &[]);
+    assert_eq!(code, 0);
+    for how in ["off", "worst", "random", "random=7"] {
+        let (report, code) = gmmu("map --size 4M --page 4K --speculation", &[how]);
+        assert_eq!((report["counts"]["writes"].clone(), code), (plain["counts"]["writes"].clone(), 0), "{how}");
+        assert_eq!((&report["verified_pages"], &report["findings"]), (&json!(1024), &json!([])), "{how}");
+    }
+}

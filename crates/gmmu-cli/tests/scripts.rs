@@ -37,6 +37,35 @@ fn every_script_of_the_page_goes_as_it_says() {
     }
 }
 
+/// What each mishap does to a change, and who says so.
+#[test]
+fn every_mishap_of_a_script_is_met() {
+    let met = |inject: &str, seed: u64| {
+        let script = format!(
+            "space a\nmap a va=0x40000000 pa=vram:0x10000000 len=8K page=4K\nread a 0x40000000 0\ninject {inject}\n\
+             unmap a va=0x40000000 len=4K\nexpect a 0x40000000 unmapped\nmap a va=0x80000000 len=4K\n"
+        );
+        let ran = gmmu_with(&["run", "-", "--seed", &seed.to_string()], script.as_bytes());
+        (ran.code, ran.out)
+    };
+    for (inject, says) in [
+        ("noflush", "[stale-leaf]"),
+        ("otherspace", "[invalidate-wrong-pdb]"),
+        ("lostack for=2000000", "was not ready after"),
+        ("deadbar", "the device is gone"),
+        ("deadbar for=3", "the device is gone"),
+        ("poison", "answers with the error word 0xbadf5040"),
+        ("lostvram", "[reserved-bits]"),
+        ("oom", "no memory is left for a table"),
+    ] {
+        let (code, out) = met(inject, 0);
+        assert!(code == 1 && out.contains(says), "{inject}: {code} {out}");
+    }
+    // Which bits they are, decides who sees it: most entries of tables are empty and not used.
+    let seen = (0..30).filter(|seed| met("bitflip for=40", *seed).0 == 1).count();
+    assert!((1..30).contains(&seen), "flipped bits were seen in {seen} of 30 runs");
+}
+
 /// Addresses around the borders of tables and pages.
 fn address() -> impl Strategy<Value = u64> {
     let base = prop_oneof![Just(0x4000_0000u64), Just(0x401f_0000), Just(0x5fe0_0000), Just(0x3f_fff0_0000)];

@@ -5,7 +5,8 @@
 //! same: what a chip is, its own `NV_PMC_BOOT_0` and `BOOT_42` say.
 
 /// The first id of a block, and the chip.
-const BLOCKS: [(u16, &str); 23] = [
+const BLOCKS: [(u16, &str); 24] = [
+    (0x1c80, "gp107"),
     (0x1e00, "tu102"),
     (0x1e80, "tu104"),
     (0x1f00, "tu106"),
@@ -49,6 +50,7 @@ mod tests {
     #[test]
     fn cards_that_are_known() {
         for (device, chip) in [
+            (0x1c81, "gp107"), // GTX 1050
             (0x1e04, "tu102"), // RTX 2080 Ti
             (0x1e89, "tu104"), // RTX 2060, on a bigger chip
             (0x1f82, "tu117"), // GTX 1650

@@ -2,6 +2,7 @@
 
 use crate::chip::{FbSize, Layout};
 use crate::config::Bus;
+use crate::fault::low;
 use crate::gpu::Gpu;
 use crate::mishap::{Meets, POISON};
 use crate::order::Path;
@@ -165,6 +166,7 @@ impl Gpu {
     }
 
     fn register(&mut self, offset: u32) -> u32 {
+        let Some(offset) = self.chip.register(offset) else { return self.plain_word(offset) };
         if offset == Window::register(self.chip) && !self.chip.integrated {
             self.window_moves = false;
             return self.window.read();
@@ -180,6 +182,9 @@ impl Gpu {
             regs::BOOT_42 => self.chip.boot_42(),
             regs::LOCAL_MEMORY_RANGE if self.chip.fb_size == FbSize::LocalMemoryRange => self.fb_size,
             regs::USABLE_FB_SIZE_IN_MB if self.chip.fb_size == FbSize::UsableMb => self.fb_size,
+            // The lowest five bits do not count.
+            regs::PTIMER_TIME_0 => low(self.time_ns) & !0x1f,
+            regs::PTIMER_TIME_1 => low(self.time_ns >> 32),
             regs::GFW_BOOT => 0xff,
             regs::GFW_BOOT_PLM => 0xff,
             regs::UFLUSH_FB_FLUSH | regs::XAL_FB_FLUSH | regs::XAL_FB_FLUSH_STATUS => {
@@ -196,16 +201,18 @@ impl Gpu {
                 let word = self.invalidate.read(&mut self.model, offset, has_scope);
                 self.acknowledged(offset, word)
             }
+            regs::MMU_CTRL if !self.chip.has_virtual_functions() => self.invalidates_waiting(),
             regs::FAULT_ADDR_LO..=regs::FAULT_INFO => self.last_fault_word(offset),
             _ => match self.fault_buffer(offset) {
                 Some((buffer, register)) => buffer.read(register),
-                None => 0,
+                None => self.plain_word(offset),
             },
         }
     }
 
     fn set_register(&mut self, offset: u32, value: u32) {
         let chip = self.chip;
+        let Some(offset) = chip.register(offset) else { return self.set_plain_word(offset, value) };
         if self.loses(offset, value) {
             return;
         }
@@ -230,11 +237,22 @@ impl Gpu {
                 }
                 self.counts.invalidates += u64::from(started);
             }
-            _ => {
-                if let Some((buffer, register)) = self.fault_buffer(offset) {
-                    buffer.write(register, value);
-                }
-            }
+            _ => match self.fault_buffer(offset) {
+                Some((buffer, register)) => buffer.write(register, value),
+                None => self.set_plain_word(offset, value),
+            },
+        }
+    }
+}
+
+impl Gpu {
+    /// `NV_PFB_PRI_MMU_CTRL` before Turing: the model's FIFO has room for one invalidate. Looking is a poll.
+    fn invalidates_waiting(&mut self) -> u32 {
+        let runs = self.register(regs::PFB_INVALIDATE) >> 31 != 0;
+        if runs {
+            0
+        } else {
+            regs::PRI_FIFO_EMPTY | 1 << regs::PRI_FIFO_SPACE_SHIFT
         }
     }
 }
@@ -259,7 +277,8 @@ impl Flush {
     /// Up to Ada a flush is pending for one look; from Hopper on a read starts one, and it takes one look too.
     fn read(&mut self, layout: Layout, offset: u32) -> u32 {
         match (layout, offset) {
-            (Layout::Bus, regs::UFLUSH_FB_FLUSH) => u32::from(self.look()),
+            // PENDING and OUTSTANDING: some look at the one, some at the other.
+            (Layout::Bus, regs::UFLUSH_FB_FLUSH) => 3 * u32::from(self.look()),
             (Layout::Xal, regs::XAL_FB_FLUSH) => {
                 self.token = (self.token + 1) & 0x7fff_ffff;
                 (self.pending, self.started) = (true, true);

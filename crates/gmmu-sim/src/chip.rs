@@ -3,6 +3,7 @@
 //! One row per chip. Everything else in this crate asks the row and never the name.
 
 use crate::config::ConfigError;
+use crate::regs;
 
 /// What one gibibyte is.
 pub(crate) const GIB: u64 = 1 << 30;
@@ -12,7 +13,7 @@ pub(crate) const MIB: u64 = 1 << 20;
 /// Which page-table format a chip reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MmuVersion {
-    /// `NV_MMU_VER2`: 49-bit addresses, five levels. Turing, Ampere, Ada.
+    /// `NV_MMU_VER2`: 49-bit addresses, five levels. Pascal, Turing, Ampere, Ada.
     V2,
     /// `NV_MMU_VER3`: 57-bit addresses, six levels. Hopper, Blackwell.
     V3,
@@ -56,6 +57,8 @@ pub struct ChipModel {
     /// Width of a system memory address that the chip's MMU puts on the bus
     /// (`NV_CHIP_EXTENDED_SYSTEM_PHYSICAL_ADDRESS_BITS` of `hwproject.h`).
     pub sys_bits: u32,
+    /// `NV_MMU_PTE_KIND_INVALID`.
+    pub(crate) kind_invalid: u8,
     pub(crate) fb_size: FbSize,
     pub(crate) layout: Layout,
     /// Width of the base field of the window register; the unit is 64 KiB.
@@ -85,6 +88,25 @@ impl ChipModel {
         match self.mmu {
             MmuVersion::V2 => 49,
             MmuVersion::V3 => 57,
+        }
+    }
+
+    /// Whether the registers of virtual functions exist: from Turing on.
+    pub(crate) const fn has_virtual_functions(&self) -> bool {
+        self.architecture >= 0x16
+    }
+
+    /// The register at `offset` by the place that it has from Turing on; `None` where this chip has none there.
+    pub(crate) const fn register(&self, offset: u32) -> Option<u32> {
+        match offset {
+            _ if self.has_virtual_functions() => Some(offset),
+            regs::PFB_INVALIDATE_PDB => Some(regs::INVALIDATE_PDB),
+            regs::PFB_INVALIDATE_UPPER_PDB => Some(regs::INVALIDATE_UPPER_PDB),
+            regs::PFB_INVALIDATE => Some(regs::INVALIDATE),
+            regs::VGA_WORKSPACE_BASE_PASCAL => Some(regs::VGA_WORKSPACE_BASE),
+            regs::VGA_WORKSPACE_BASE | regs::WPR2_LO..=regs::WPR2_HI => None,
+            regs::VIRTUAL_FUNCTIONS..=regs::VIRTUAL_FUNCTIONS_LAST => None,
+            _ => Some(offset),
         }
     }
 
@@ -122,6 +144,7 @@ const fn chip(name: &'static str, architecture: u8, implementation: u8) -> ChipM
         has_256g: false,
         integrated: false,
         sys_bits: 47,
+        kind_invalid: 7,
         fb_size: FbSize::UsableMb,
         layout: Layout::Bus,
         window_bits: 24,
@@ -130,6 +153,10 @@ const fn chip(name: &'static str, architecture: u8, implementation: u8) -> ChipM
 
 const fn turing(name: &'static str, implementation: u8) -> ChipModel {
     ChipModel { has_512m: false, fb_size: FbSize::LocalMemoryRange, ..chip(name, 0x16, implementation) }
+}
+
+const fn pascal(name: &'static str, implementation: u8) -> ChipModel {
+    ChipModel { architecture: 0x13, kind_invalid: 0xff, ..turing(name, implementation) }
 }
 
 const fn v3(name: &'static str, architecture: u8, implementation: u8, window_bits: u32) -> ChipModel {
@@ -152,6 +179,7 @@ const fn integrated(name: &'static str, architecture: u8, implementation: u8) ->
 
 /// Every chip, oldest first.
 pub(crate) const CHIPS: &[ChipModel] = &[
+    pascal("gp107", 7),
     turing("tu102", 2),
     turing("tu104", 4),
     turing("tu106", 6),
@@ -221,6 +249,7 @@ mod tests {
         assert_eq!(gh100.boot_0(), 0x1800_00a1);
         assert_eq!(gh100.boot_42(), 0x180a_1000);
         assert_eq!(find("ad107", GIB).expect("a chip").boot_0(), 0x1970_00a1);
+        assert_eq!(find("gp107", GIB).expect("a chip").boot_0(), 0x1370_00a1);
     }
 
     #[test]

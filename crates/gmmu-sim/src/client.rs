@@ -16,8 +16,6 @@ use gmmu::device::Width;
 
 /// Bytes of the BAR2 aperture.
 const BAR2_BYTES: u64 = 32 << 20;
-/// `NV_MMU_PTE_KIND_INVALID`.
-const KIND_INVALID: u8 = 7;
 
 impl Gpu {
     /// Translates `va` for `client` through its caches, as the hardware does when the client accesses one byte.
@@ -44,7 +42,8 @@ impl Gpu {
                 Err(Miss { fault, level: "-", entry: None, raw: 0 })
             }
         };
-        let result = result.and_then(|found| permit(found, kind, privileged));
+        let kind_invalid = self.chip.kind_invalid;
+        let result = result.and_then(|found| permit(found, kind, privileged, kind_invalid));
         result.map_err(|miss| self.raise(client, va, kind, miss))
     }
 
@@ -181,6 +180,7 @@ impl Gpu {
     }
 
     fn raise(&mut self, client: Client, va: u64, access: AccessKind, miss: Miss) -> Fault {
+        self.faults += 1;
         let fault = to_fault(client, va, access, miss);
         let around =
             Circumstances { instance: self.instance(client), timestamp_ns: self.time_ns, engine: self.engine(client) };
@@ -249,13 +249,13 @@ fn in_page(va: u64, bytes: usize) -> usize {
     usize::try_from(PAGE - va % PAGE).map_or(bytes, |room| room.min(bytes))
 }
 
-fn permit(found: Translated, kind: AccessKind, privileged: bool) -> Result<Translated, Miss> {
+fn permit(found: Translated, kind: AccessKind, privileged: bool, kind_invalid: u8) -> Result<Translated, Miss> {
     let fault = match kind {
         _ if found.sparse => return Ok(found),
         _ if found.flags.privileged && !privileged => FaultType::Priv,
         AccessKind::Write | AccessKind::Atomic if found.flags.read_only => FaultType::ReadOnly,
         AccessKind::Atomic if found.flags.no_atomic => FaultType::Atomic,
-        _ if found.kind == KIND_INVALID => FaultType::UnsupportedKind,
+        _ if found.kind == kind_invalid => FaultType::UnsupportedKind,
         _ => return Ok(found),
     };
     Err(data_miss(fault))

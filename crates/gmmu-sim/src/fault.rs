@@ -164,6 +164,9 @@ pub(crate) struct Buffer {
     size: u32,
 }
 
+/// Entries of a fault buffer whose size nobody chose: two pages of packets.
+const DEFAULT_ENTRIES: u32 = 256;
+
 impl Buffer {
     pub(crate) const fn read(&self, register: u32) -> u32 {
         match register {
@@ -187,7 +190,11 @@ impl Buffer {
             }
             regs::FAULT_BUFFER_SIZE => {
                 let was_on = self.size & regs::FAULT_SIZE_ENABLE != 0;
-                self.size = value;
+                self.size = if value & regs::FAULT_SIZE_SET_DEFAULT == 0 {
+                    value
+                } else {
+                    value & !(regs::FAULT_POINTER | regs::FAULT_SIZE_SET_DEFAULT) | DEFAULT_ENTRIES
+                };
                 if !was_on && value & regs::FAULT_SIZE_ENABLE != 0 {
                     (self.get, self.put) = (0, 0);
                 }

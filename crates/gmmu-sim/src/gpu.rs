@@ -18,6 +18,7 @@ use crate::sanitizer::Finding;
 use crate::store::Origin;
 use gmmu::addr::{PeerId, TableAddr};
 use gmmu::device::{DeviceError, TableRead};
+use std::collections::HashMap;
 
 /// No peer has more memory than the widest address field can name (`NV_MMU_VER3_PTE_ADDRESS`).
 const PEER_MAX: u64 = 1 << 52;
@@ -46,6 +47,9 @@ pub struct Gpu {
     pub(crate) last_fault: [u32; 8],
     pub(crate) mishaps: Mishaps,
     pub(crate) seed: u64,
+    /// Registers without rules; none until some are given.
+    pub(crate) plain: Option<HashMap<u32, u32>>,
+    pub(crate) faults: u64,
 }
 
 impl Gpu {
@@ -81,6 +85,8 @@ impl Gpu {
             buffers: [Buffer::default(); 2],
             last_fault: [0; 8],
             mishaps: Mishaps::default(),
+            plain: None,
+            faults: 0,
         })
     }
 

@@ -28,6 +28,7 @@
 #![forbid(unsafe_code)]
 
 // What the card is.
+mod around;
 mod chip;
 mod config;
 mod counts;

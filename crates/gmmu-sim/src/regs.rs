@@ -21,6 +21,11 @@ pub(crate) const PBUS_BIND_STATUS: u32 = 0x1710;
 /// `NV_PBUS_BAR2_BLOCK`, an alias up to Ada.
 pub(crate) const PBUS_BAR2_BLOCK: u32 = 0x1714;
 
+/// `NV_PTIMER_TIME_0`: nanoseconds, bits 31:5.
+pub(crate) const PTIMER_TIME_0: u32 = 0x9400;
+/// `NV_PTIMER_TIME_1`: bits 60:32.
+pub(crate) const PTIMER_TIME_1: u32 = 0x9410;
+
 /// `NV_PRAMIN`: the window on memory.
 pub(crate) const PRAMIN: u32 = 0x70_0000;
 /// Its size.
@@ -90,6 +95,8 @@ pub(crate) const FAULT_BUFFER_SIZE: u32 = 0x10;
 pub(crate) const FAULT_POINTER: u32 = 0xf_ffff;
 pub(crate) const FAULT_GET_FLAGS: u32 = 3 << 30;
 pub(crate) const FAULT_GET_OVERFLOW: u32 = 1 << 31;
+/// Writing it sets VAL to what the card is best served with.
+pub(crate) const FAULT_SIZE_SET_DEFAULT: u32 = 1 << 30;
 pub(crate) const FAULT_SIZE_ENABLE: u32 = 1 << 31;
 /// `…_MMU_FAULT_ADDR_LO`, HI, `INST_LO`, `INST_HI`, `INFO`: the latest fault.
 pub(crate) const FAULT_ADDR_LO: u32 = 0xb8_3080;
@@ -102,6 +109,23 @@ pub(crate) const INVALIDATE_PDB: u32 = 0xb8_30a0;
 pub(crate) const INVALIDATE_UPPER_PDB: u32 = 0xb8_30a4;
 /// `…_MMU_INVALIDATE`.
 pub(crate) const INVALIDATE: u32 = 0xb8_30b0;
+
+/// `NV_PFB_PRI_MMU_CTRL` before Turing: PRI_FIFO_EMPTY 15, PRI_FIFO_SPACE 23:16.
+pub(crate) const MMU_CTRL: u32 = 0x10_0c80;
+pub(crate) const PRI_FIFO_EMPTY: u32 = 1 << 15;
+pub(crate) const PRI_FIFO_SPACE_SHIFT: u32 = 16;
+/// The invalidate registers before Turing, behind that FIFO.
+pub(crate) const PFB_INVALIDATE_PDB: u32 = 0x10_0cb8;
+/// See above.
+pub(crate) const PFB_INVALIDATE: u32 = 0x10_0cbc;
+/// See above.
+pub(crate) const PFB_INVALIDATE_UPPER_PDB: u32 = 0x10_0cec;
+/// `NV_PDISP_VGA_WORKSPACE_BASE` before Volta.
+pub(crate) const VGA_WORKSPACE_BASE_PASCAL: u32 = 0x61_9f04;
+/// `NV_VIRTUAL_FUNCTION_FULL_PHYS_OFFSET`: the first register of virtual functions.
+pub(crate) const VIRTUAL_FUNCTIONS: u32 = 0xb8_0000;
+/// The last byte of the last.
+pub(crate) const VIRTUAL_FUNCTIONS_LAST: u32 = 0xbb_ffff;
 
 /// Refuses an offset that is outside BAR0 or not a multiple of the width.
 pub(crate) const fn check(offset: u32, bytes: u32) -> Result<(), DeviceError> {

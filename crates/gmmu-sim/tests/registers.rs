@@ -373,6 +373,16 @@ fn a_fault_without_a_buffer_stays_in_the_registers() {
     assert_eq!(read(&mut driver.gpu, 0xb8_3090), 1 << 31 | 2 << 16);
 }
 
+/// nouveau asks for the size that way, and takes no buffer where it is 0.
+#[test]
+fn the_card_has_a_size_for_fault_buffers() {
+    let mut gpu = gpu("tu102");
+    for buffer in [0, 0x20] {
+        write(&mut gpu, 0xb8_3010 + buffer, 1 << 30);
+        assert_eq!(read(&mut gpu, 0xb8_3010 + buffer), 256);
+    }
+}
+
 #[test]
 fn a_fault_buffer_in_the_space_of_bar2() {
     let mut driver = low_space("gh100");

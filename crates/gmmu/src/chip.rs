@@ -6,6 +6,7 @@
 use crate::addr::{Aperture, PageSize};
 use crate::bits::Field;
 use crate::format::MmuVersion;
+use crate::regs;
 use core::fmt;
 
 /// A set of page sizes.
@@ -82,6 +83,8 @@ pub enum FbSizeRegister {
 /// Where the ends of WPR2 stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wpr2Registers {
+    /// Nowhere: Pascal has no GSP, whose firmware the region protects.
+    Absent,
     /// `NV_PFB_PRI_MMU_WPR2_ADDR_LO` and `_HI` at 0x1FA824.
     Pfb,
     /// At the hub MMU's base, 0x88A824: the big Blackwells.
@@ -91,8 +94,8 @@ pub enum Wpr2Registers {
 /// What is known of the memory that the display's VGA emulation keeps, at the end of video memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VgaWorkspace {
-    /// `NV_PDISP_VGA_WORKSPACE_BASE` says where it begins.
-    Register,
+    /// `NV_PDISP_VGA_WORKSPACE_BASE`, at this offset, says where it begins.
+    Register(u32),
     /// It is the last 128 KiB.
     Last128K,
 }
@@ -100,10 +103,22 @@ pub enum VgaWorkspace {
 /// How BAR1 and BAR2 are bound to their instance blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlockRegisters {
-    /// One word per BAR and a common status, up to Ada.
+    /// `NV_PBUS_BAR1_BLOCK` at 0x1704 and its neighbours, Pascal: words as `Word` has them. Later chips have them as
+    /// aliases.
+    Pbus,
+    /// One word per BAR and a common status, Turing to Ada.
     Word,
     /// Two words per BAR with the status in the low one, from Hopper on.
     LowHigh,
+}
+
+/// Which registers invalidate the MMU's caches. Their words are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InvalidateRegisters {
+    /// `NV_PFB_PRI_MMU_INVALIDATE` at 0x100CBC behind a FIFO, Pascal: done when `NV_PFB_PRI_MMU_CTRL` says that it is empty.
+    Fifo,
+    /// `NV_VIRTUAL_FUNCTION_PRIV_MMU_INVALIDATE` at 0xB830B0, from Turing on: done when the trigger has cleared.
+    Trigger,
 }
 
 /// What the library knows of one chip.
@@ -131,8 +146,10 @@ pub struct Chip {
     pub has_mmu_lock: bool,
     /// The registers that bind the BARs.
     pub bar_blocks: BlockRegisters,
-    /// Whether an instance block ends its address space with `NV_RAMIN_ADR_LIMIT`: Turing. Later chips keep other things
-    /// there.
+    /// The registers that invalidate.
+    pub invalidate: InvalidateRegisters,
+    /// Whether an instance block ends its address space with `NV_RAMIN_ADR_LIMIT`: up to Turing. Later chips keep other
+    /// things there.
     pub instance_has_limit: bool,
     /// Width of a system memory address.
     pub sys_bits: u32,
@@ -149,12 +166,22 @@ const TURING: Chip = Chip {
     window: Some(WindowRegister::Pbus),
     fb_size: FbSizeRegister::LocalMemoryRange,
     wpr2: Wpr2Registers::Pfb,
-    vga: VgaWorkspace::Register,
+    vga: VgaWorkspace::Register(regs::NV_PDISP_VGA_WORKSPACE_BASE),
     has_mmu_lock: false,
     bar_blocks: BlockRegisters::Word,
+    invalidate: InvalidateRegisters::Trigger,
     instance_has_limit: true,
     sys_bits: 47,
     leaf_512m_needs_tables_first: false,
+};
+/// Before virtual functions had registers of their own.
+const PASCAL: Chip = Chip {
+    architecture: 0x13,
+    wpr2: Wpr2Registers::Absent,
+    vga: VgaWorkspace::Register(regs::NV_PDISP_VGA_WORKSPACE_BASE_PASCAL),
+    bar_blocks: BlockRegisters::Pbus,
+    invalidate: InvalidateRegisters::Fifo,
+    ..TURING
 };
 const AMPERE: Chip = Chip {
     architecture: 0x17,
@@ -182,6 +209,7 @@ const BLACKWELL_INTEGRATED: Chip = Chip { page_sizes: PageSizes::UP_TO_2M, windo
 
 /// Every chip that the library knows, in the order of their architectures.
 pub const CHIPS: &[Chip] = &[
+    Chip { name: "gp107", implementation: 0x7, ..PASCAL },
     Chip { name: "tu102", implementation: 0x2, ..TURING },
     Chip { name: "tu104", implementation: 0x4, ..TURING },
     Chip { name: "tu106", implementation: 0x6, ..TURING },
@@ -235,7 +263,7 @@ pub enum UnknownChip {
         boot_42: u32,
     },
     /// An architecture or implementation that is not in [`CHIPS`].
-    #[error("architecture {architecture:#x}, implementation {implementation:#x} is no chip that gmmu knows (Turing to Blackwell)")]
+    #[error("architecture {architecture:#x}, implementation {implementation:#x} is no chip that gmmu knows (GP107, and Turing to Blackwell)")]
     Unknown {
         /// `NV_PMC_BOOT_42_ARCHITECTURE`.
         architecture: u8,
@@ -330,7 +358,9 @@ mod tests {
     #[test]
     fn page_sizes_are_those_of_the_fact_sheet() {
         let sizes = |name| Chip::by_name(name).expect(name).page_sizes;
-        assert_eq!((sizes("tu102"), sizes("tu116")), (PageSizes::UP_TO_2M, PageSizes::UP_TO_2M));
+        for name in ["gp107", "tu102", "tu116"] {
+            assert_eq!(sizes(name), PageSizes::UP_TO_2M);
+        }
         assert_eq!(
             (sizes("ga100"), sizes("ad107"), sizes("gh100")),
             (PageSizes::UP_TO_512M, PageSizes::UP_TO_512M, PageSizes::UP_TO_512M)

@@ -197,21 +197,18 @@ impl Words {
         aligned(at)?;
         let frame = at.raw() / INSTANCE_BYTES;
         match chip.bar_blocks {
-            BlockRegisters::Word => {
+            registers @ (BlockRegisters::Pbus | BlockRegisters::Word) => {
                 let beyond = out_of_range(at, regs::BAR_BLOCK_PTR.width());
+                let (bar1_at, bar2_at, status_at) = word_registers(registers);
                 let (low_at, status, cya) = match bar {
-                    Bar::Bar1 => (regs::NV_VIRTUAL_FUNCTION_PRIV_BAR1_BLOCK, regs::BIND_STATUS_BAR1, 0),
-                    Bar::Bar2 => {
-                        let cya = regs::BAR2_BLOCK_DEBUG_CYA.flag(block.is_some());
-                        (regs::NV_VIRTUAL_FUNCTION_PRIV_BAR2_BLOCK, regs::BIND_STATUS_BAR2, cya)
-                    }
+                    Bar::Bar1 => (bar1_at, regs::BIND_STATUS_BAR1, 0),
+                    Bar::Bar2 => (bar2_at, regs::BIND_STATUS_BAR2, regs::BAR2_BLOCK_DEBUG_CYA.flag(block.is_some())),
                 };
                 let low = regs::BAR_BLOCK_PTR.put(frame).map_err(|_| beyond)?
                     | regs::BAR_BLOCK_TARGET.put(target(at)).unwrap_or(0)
                     | regs::BAR_BLOCK_MODE.flag(block.is_some())
                     | cya;
                 let ignore = low_half(regs::BAR2_BLOCK_DEBUG_CYA.mask());
-                let status_at = regs::NV_VIRTUAL_FUNCTION_PRIV_BIND_STATUS;
                 Ok(Self { low: low_half(low), low_at, high: None, ignore, status_at, status })
             }
             BlockRegisters::LowHigh => {
@@ -328,6 +325,18 @@ pub fn bind<D: Bar0 + Clock>(
     words.write(bar0)?;
     wait(bar0, limits, words.status_at, |bar0| Ok(!words.pending(bar0)?))?;
     words.verify(bar0, bar)
+}
+
+/// The block registers of BAR1 and BAR2, and their status, where a word names a block.
+const fn word_registers(registers: BlockRegisters) -> (u32, u32, u32) {
+    match registers {
+        BlockRegisters::Pbus => (regs::NV_PBUS_BAR1_BLOCK, regs::NV_PBUS_BAR2_BLOCK, regs::NV_PBUS_BIND_STATUS),
+        BlockRegisters::Word | BlockRegisters::LowHigh => (
+            regs::NV_VIRTUAL_FUNCTION_PRIV_BAR1_BLOCK,
+            regs::NV_VIRTUAL_FUNCTION_PRIV_BAR2_BLOCK,
+            regs::NV_VIRTUAL_FUNCTION_PRIV_BIND_STATUS,
+        ),
+    }
 }
 
 /// The TARGET code of instance blocks and block registers.

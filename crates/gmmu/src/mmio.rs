@@ -77,7 +77,7 @@ impl<B: Bar0 + Clock, S: SysPath<B>> Mmio<B, S> {
             Some(register) => Some(Window::new(register, fb::vram_bytes(&mut bar0, chip)?)),
             None => None,
         };
-        Ok(Self { bar0, sys, chip, window, tlb: Tlb::new(), gone: None })
+        Ok(Self { bar0, sys, chip, window, tlb: Tlb::new(chip.invalidate), gone: None })
     }
 
     /// What the card is.

@@ -1,7 +1,7 @@
 //! The registers that the library uses, by NVIDIA's names: byte offsets in BAR0 and their fields.
 //!
 //! Sources: `dev_boot.h`, `dev_bus.h` (gm107 on), `dev_ram.h` (gv100 for instance blocks), `dev_xal_ep.h`, `dev_vm.h` (tu102, ga100, gb100),
-//! `dev_fb.h` (gp102, tu102, ga100), `dev_disp.h` (tu102), `dev_gc6_island.h` (ga102), `hwproject.h` (gb100). The virtual-function registers lie at 0xB80000 in the BAR0 of a
+//! `dev_fb.h` (gp102, tu102, ga100), `pri_mmu_both` (tu104), `dev_disp.h` (tu102), `dev_gc6_island.h` (ga102), `hwproject.h` (gb100). The virtual-function registers lie at 0xB80000 in the BAR0 of a
 //! physical function (`NV_VIRTUAL_FUNCTION_FULL_PHYS_OFFSET`).
 #![expect(missing_docs, reason = "the names are NVIDIA's and stand in the headers named above")]
 
@@ -34,6 +34,13 @@ pub const MMU_INVALIDATE_UPPER_PDB_ADDR: Field = Field::new("ADDR", 19, 0);
 /// `NV_VIRTUAL_FUNCTION_PRIV_MMU_INVALIDATE_PDB_ADDR_ALIGNMENT`: a page directory base is 4 KiB aligned.
 pub const MMU_INVALIDATE_PDB_ADDR_SHIFT: u32 = 12;
 
+/// The same before Turing, behind a FIFO.
+pub const NV_PFB_PRI_MMU_INVALIDATE_PDB: u32 = 0x10_0cb8;
+pub const NV_PFB_PRI_MMU_INVALIDATE: u32 = 0x10_0cbc;
+pub const NV_PFB_PRI_MMU_INVALIDATE_UPPER_PDB: u32 = 0x10_0cec;
+pub const NV_PFB_PRI_MMU_CTRL: u32 = 0x10_0c80;
+pub const MMU_CTRL_PRI_FIFO_EMPTY: Field = Field::bit("PRI_FIFO_EMPTY", 15);
+
 pub const NV_VIRTUAL_FUNCTION_PRIV_MMU_INVALIDATE: u32 = 0xb8_30b0;
 pub const MMU_INVALIDATE_ALL_VA: Field = Field::bit("ALL_VA", 0);
 pub const MMU_INVALIDATE_HUBTLB_ONLY: Field = Field::bit("HUBTLB_ONLY", 2);
@@ -44,7 +51,7 @@ pub const MMU_INVALIDATE_ACK_GLOBALLY: u64 = 1;
 pub const MMU_INVALIDATE_CACHE_LEVEL: Field = Field::new("CACHE_LEVEL", 26, 24);
 pub const MMU_INVALIDATE_TRIGGER: Field = Field::bit("TRIGGER", 31);
 
-/// Size of video memory on Turing and GA100: magnitude, and its unit as a power of two above 1 MiB.
+/// Size of video memory up to Turing, and on GA100: magnitude, and its unit as a power of two above 1 MiB.
 pub const NV_PFB_PRI_MMU_LOCAL_MEMORY_RANGE: u32 = 0x10_0ce0;
 pub const LOCAL_MEMORY_RANGE_LOWER_SCALE: Field = Field::new("LOWER_SCALE", 3, 0);
 pub const LOCAL_MEMORY_RANGE_LOWER_MAG: Field = Field::new("LOWER_MAG", 9, 4);
@@ -81,6 +88,8 @@ pub const NV_PFB_PRI_MMU_LOCK_ADDR_HI: u32 = 0x1f_a830;
 
 /// Where the display's VGA emulation keeps its memory.
 pub const NV_PDISP_VGA_WORKSPACE_BASE: u32 = 0x62_5f04;
+/// The same register before Volta.
+pub const NV_PDISP_VGA_WORKSPACE_BASE_PASCAL: u32 = 0x61_9f04;
 pub const VGA_WORKSPACE_BASE_STATUS_VALID: Field = Field::bit("STATUS_VALID", 3);
 pub const VGA_WORKSPACE_BASE_ADDR: Field = Field::new("ADDR", 31, 8);
 /// The address is in units of 64 KiB.
@@ -107,6 +116,10 @@ pub const NV_RAMIN_SC_PDB_VALID: u64 = 0x298;
 /// 64 times 16 bytes: the space of a subcontext as at `PAGE_DIR_BASE_LO`, and its PASID.
 pub const NV_RAMIN_SC_PAGE_DIR_BASE_LO: u64 = 0x2a0;
 
+/// Which instance block BAR1 goes through: Pascal, and an alias of the next up to Ada.
+pub const NV_PBUS_BAR1_BLOCK: u32 = 0x1704;
+pub const NV_PBUS_BIND_STATUS: u32 = 0x1710;
+pub const NV_PBUS_BAR2_BLOCK: u32 = 0x1714;
 /// Which instance block BAR1 goes through, Turing to Ada.
 pub const NV_VIRTUAL_FUNCTION_PRIV_BAR1_BLOCK: u32 = 0xb8_0f40;
 pub const NV_VIRTUAL_FUNCTION_PRIV_BAR2_BLOCK: u32 = 0xb8_0f48;

@@ -1,11 +1,13 @@
 //! Making the GPU forget translations: the MMU invalidate registers.
 //!
 //! One invalidate runs at a time. [`Tlb::submit`] names the page directory and pulls the trigger where none runs;
-//! [`Tlb::poll`] looks once whether the trigger has cleared. Neither waits. Whoever does uses [`wait`], which has two limits,
-//! time and polls, and leaves the debt with the caller where it hits one. Sources: `NV_VIRTUAL_FUNCTION_PRIV_MMU_INVALIDATE*`, `dev_vm.h`.
+//! [`Tlb::poll`] looks once whether it is done. Neither waits. Whoever does uses [`wait`], which has two limits,
+//! time and polls, and leaves the debt with the caller where it hits one. Sources: `NV_VIRTUAL_FUNCTION_PRIV_MMU_INVALIDATE*`, `dev_vm.h`;
+//! before Turing `NV_PFB_PRI_MMU_*`, `pri_mmu_both`.
 
 use crate::addr::TableAddr;
-use crate::chip::is_not_there;
+use crate::bits::Field;
+use crate::chip::{is_not_there, InvalidateRegisters};
 use crate::device::{Acknowledge, Bar0, Clock, DeviceError, Invalidate, Poll, Scope, Ticket};
 use crate::regs;
 
@@ -64,8 +66,9 @@ pub fn wait<D: Clock>(
 }
 
 /// The invalidate registers of one GPU, as far as this owner knows them. A lock around it is the caller's business.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Tlb {
+    registers: Registers,
     submitted: u64,
     done: u64,
 }
@@ -73,8 +76,8 @@ pub struct Tlb {
 impl Tlb {
     /// Registers that nobody has used yet.
     #[must_use]
-    pub const fn new() -> Self {
-        Self { submitted: 0, done: 0 }
+    pub const fn new(registers: InvalidateRegisters) -> Self {
+        Self { registers: Registers::of(registers), submitted: 0, done: 0 }
     }
 
     /// Starts `what`, unless an earlier invalidate still runs, ours or anybody's: then nothing was started.
@@ -86,13 +89,13 @@ impl Tlb {
     /// [`OutOfRange`](DeviceError::OutOfRange) for a directory that the registers cannot name: nothing was started.
     pub fn submit<B: Bar0>(&mut self, bar0: &mut B, what: &Invalidate) -> Result<Option<Ticket>, DeviceError> {
         let [pdb, upper] = pdb_words(what.pdb)?;
-        if !idle(bar0)? {
+        if !self.registers.idle(bar0)? {
             return Ok(None);
         }
         self.done = self.submitted;
-        bar0.write32(regs::NV_VIRTUAL_FUNCTION_PRIV_MMU_INVALIDATE_PDB, pdb)?;
-        bar0.write32(regs::NV_VIRTUAL_FUNCTION_PRIV_MMU_INVALIDATE_UPPER_PDB, upper)?;
-        bar0.write32(regs::NV_VIRTUAL_FUNCTION_PRIV_MMU_INVALIDATE, command_word(what))?;
+        bar0.write32(self.registers.pdb, pdb)?;
+        bar0.write32(self.registers.upper, upper)?;
+        bar0.write32(self.registers.command, command_word(what))?;
         self.submitted += 1;
         Ok(Some(Ticket(self.submitted)))
     }
@@ -105,7 +108,7 @@ impl Tlb {
         if ticket.0 <= self.done {
             return Ok(Poll::Done);
         }
-        if !idle(bar0)? {
+        if !self.registers.idle(bar0)? {
             return Ok(Poll::Pending);
         }
         self.done = self.submitted;
@@ -113,10 +116,45 @@ impl Tlb {
     }
 }
 
-/// Whether no invalidate runs.
-fn idle<B: Bar0>(bar0: &mut B) -> Result<bool, DeviceError> {
-    let word = read_register(bar0, regs::NV_VIRTUAL_FUNCTION_PRIV_MMU_INVALIDATE)?;
-    Ok(!regs::MMU_INVALIDATE_TRIGGER.is_set(u64::from(word)))
+/// Where the registers of a chip stand, and the bit that says whether an invalidate runs.
+#[derive(Clone, Copy, Debug)]
+struct Registers {
+    pdb: u32,
+    upper: u32,
+    command: u32,
+    status: u32,
+    flag: Field,
+    /// What the bit is when none runs.
+    when_idle: bool,
+}
+
+impl Registers {
+    const fn of(registers: InvalidateRegisters) -> Self {
+        match registers {
+            InvalidateRegisters::Fifo => Self {
+                pdb: regs::NV_PFB_PRI_MMU_INVALIDATE_PDB,
+                upper: regs::NV_PFB_PRI_MMU_INVALIDATE_UPPER_PDB,
+                command: regs::NV_PFB_PRI_MMU_INVALIDATE,
+                status: regs::NV_PFB_PRI_MMU_CTRL,
+                flag: regs::MMU_CTRL_PRI_FIFO_EMPTY,
+                when_idle: true,
+            },
+            InvalidateRegisters::Trigger => Self {
+                pdb: regs::NV_VIRTUAL_FUNCTION_PRIV_MMU_INVALIDATE_PDB,
+                upper: regs::NV_VIRTUAL_FUNCTION_PRIV_MMU_INVALIDATE_UPPER_PDB,
+                command: regs::NV_VIRTUAL_FUNCTION_PRIV_MMU_INVALIDATE,
+                status: regs::NV_VIRTUAL_FUNCTION_PRIV_MMU_INVALIDATE,
+                flag: regs::MMU_INVALIDATE_TRIGGER,
+                when_idle: false,
+            },
+        }
+    }
+
+    /// Whether no invalidate runs.
+    fn idle<B: Bar0>(&self, bar0: &mut B) -> Result<bool, DeviceError> {
+        let word = read_register(bar0, self.status)?;
+        Ok(self.flag.is_set(u64::from(word)) == self.when_idle)
+    }
 }
 
 /// The two words that name a page directory.

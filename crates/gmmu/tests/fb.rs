@@ -45,11 +45,12 @@ fn every_chip_tells_its_carveouts() {
         config.carveouts.wpr2 = Some(wpr2.clone());
         config.carveouts.mmu_lock = Some(lock.clone());
         config.carveouts.vga = Some(8 * GIB - 320 * KIB);
-        let turing = chip.architecture == 0x16;
+        // Pascal has no protected region, and nothing before Ampere can be locked.
+        let pascal = chip.architecture == 0x13;
         let all = Carveouts {
-            wpr2: Some(range(wpr2)),
+            wpr2: (!pascal).then(|| range(wpr2)),
             vga: vga(if old { 320 * KIB } else { 128 * KIB }),
-            mmu_lock: (!turing).then(|| range(lock)),
+            mmu_lock: (chip.architecture > 0x16).then(|| range(lock)),
         };
         assert_eq!(found(&config), all, "{}", chip.name);
         // Below the last mebibyte: NVIDIA's driver takes the last 128 KiB then.

@@ -7,7 +7,7 @@ use gmmu::format::{Format, V2, V3};
 use gmmu::mmio::Mmio;
 use gmmu::vmm::{Extent, MapRequest, SpaceConfig, Span, Use, Vmm};
 use gmmu::vram::{TablePages, Vram};
-use gmmu_sim::trace::{Event, Recorder, Replay, Tape, Trace};
+use gmmu_sim::trace::{Event, Recorder, Replay, Tape, Trace, Way};
 use gmmu_sim::{Config, Gpu};
 use std::fmt::Write as _;
 use std::io::Write;
@@ -156,8 +156,8 @@ fn as_mmiotrace(trace: &Trace) -> String {
         match event {
             Event::Read(at, width, value) => line('R', width.bytes(), 0xf600_0000 + u64::from(*at), *value),
             Event::Write(at, width, value) => line('W', width.bytes(), 0xf600_0000 + u64::from(*at), *value),
-            Event::WriteRun(at, run) => {
-                for (at, word) in (u64::from(*at)..).step_by(8).zip(run.words()) {
+            Event::WriteRun(Way::Bar0, at, Width::W64, run) => {
+                for (at, word) in (*at..).step_by(8).zip(run.words()) {
                     line('W', 4, 0xf600_0000 + at, word & 0xffff_ffff);
                     line('W', 4, 0xf600_0000 + at + 4, word >> 32);
                 }

@@ -7,14 +7,14 @@ use std::path::PathBuf;
 use gmmu::addr::{PAGE_BYTES, PageSize, PhysAddr};
 use gmmu::format::{Flags, Format, Kind};
 use gmmu::vmm::{Extent, Job, MapRequest, Receipt, Use, Vmm};
-use gmmu_sim::AccessKind;
+use gmmu_sim::{AccessKind, Config, Speculation};
 use serde::Serialize;
 
 use memory::Memory;
 
 use crate::console::{BAD, Console, GOOD, SCHEMA, STRONG, View};
 use crate::exit::{Exit, Failure, Outcome};
-use crate::machine::{CountsView, FindingView, Machine, ModelArgs, SpaceView, engine, write_vram};
+use crate::machine::{CountsView, FindingView, Machine, ModelArgs, SpaceView, engine, speculation, write_vram};
 use crate::notation::{self, Address, Bytes, Counted, PageChoice, Text, Word};
 use crate::num::number;
 use crate::progress::Progress;
@@ -77,6 +77,10 @@ pub struct Args {
     #[arg(long, value_name = "KIND", value_parser = number, default_value = "6")]
     kind: u64,
 
+    /// What the GPU's translation caches fetch by themselves: off, worst (all that they may), random[=SEED]
+    #[arg(long, value_name = "HOW", value_parser = speculation, default_value = "off", help_heading = "Model")]
+    speculation: Speculation,
+
     /// Write the GPU's memory to a file, a raw image, while the mapping is there
     #[arg(long, value_name = "FILE")]
     vram_out: Option<PathBuf>,
@@ -133,7 +137,8 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
 fn run_on<F: Format>(args: &Args, console: &mut Console<'_>) -> Outcome {
     let plan = Memory::choose(args)?;
     let foreign: Vec<_> = args.pa.iter().map(|pa| pa.raw..pa.raw.saturating_add(args.size)).collect();
-    let mut machine = Machine::new(args.model.chip, args.model.vram, &foreign)?;
+    let config = Config { vram: args.model.vram, speculation: args.speculation, ..Config::default() };
+    let mut machine = Machine::with(args.model.chip, config, &foreign)?;
     let memory = plan.take(args, &mut machine)?;
     let mut vmm = machine.create_space::<F>(None, Use::Channel).map_err(Failure::usage)?;
 

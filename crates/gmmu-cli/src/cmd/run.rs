@@ -1,5 +1,6 @@
 //! `gmmu run`: a script on the software GPU, under the sanitizer.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,18 +8,18 @@ use gmmu::addr::TableAddr;
 use gmmu::bar1::{Owned, Usage};
 use gmmu::chip::Chip;
 use gmmu::format::Format;
-use gmmu_sim::Finding;
+use gmmu_sim::{Config, Finding, Speculation};
 use serde::Serialize;
 
 use crate::cmd::{replay, soak};
 use crate::console::{BAD, Console, GOOD, SCHEMA, STRONG, View};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::files;
-use crate::machine::{CountsView, FindingView, Machine, SpaceView, write_vram};
+use crate::machine::{CountsView, FindingView, Machine, SpaceView, speculation, write_vram};
 use crate::notation::{Address, Counted, Size, Text};
 use crate::num::number;
 use crate::progress::Progress;
-use crate::script::{Broken, Occupancy, Ran, Runner, Script};
+use crate::script::{Broken, Explored, Explorer, Occupancy, Order, Ran, Runner, Script, Trial};
 use crate::source::chip;
 use crate::with_format;
 
@@ -31,6 +32,7 @@ Examples:
   gmmu run --trace driver.trace           what another driver did, judged
   gmmu run --mmiotrace mmio.log
   gmmu run --soak 10 --seed 7             random jobs, faults injected
+  gmmu run race.gmmu --schedules 5000 --reduced found.gmmu   with threads
 
 A script has one operation a line, or several with ; between. # is a comment.
   gpu gh100 vram=16G bar1=256M            the GPU, before anything else
@@ -78,6 +80,8 @@ A script has one operation a line, or several with ; between. # is a comment.
   inject noflush at=2                     the 2nd invalidate from here is lost
   lose vram                               it reads 0, and the caches are empty
   snapshot tables.snap                    the page tables, to a file
+  thread A: map a va=buf len=64K          goes on beside those of other threads
+  schedule A*3 B A                        whose turn it is; else all are tried
 
 Memory is vram:ADDR, sys-coh:ADDR, sys-ncoh:ADDR or peerN:ADDR. Flags are acd,
 encrypted, noatomic, priv, ro and vol. A change that cuts a larger page or
@@ -90,10 +94,20 @@ left of a mapping keeps its place in its object, and joins what goes on there.
 
 inject WHAT at=N for=M: from event N on (1 is the next), M times.
   noflush     invalidates that do nothing                     [for=1]
+  otherspace  invalidates that reach another address space    [for=1]
   lostack     an invalidate stays unacknowledged for M looks  [for ever]
   deadbar     register accesses read all-ones, writes vanish  [for ever]
+  poison      register reads answer 0xbadf5040                [for ever]
   lostwindow  writes of the window register that are lost     [for=1]
+  bitflip     a bit of a table, as the seed picks it          [for=1]
+  lostvram    memory holds garbage, the caches are empty      [for=1]
   oom         tables for which there is no memory             [for=1]
+
+Lines of threads stand together; what is before and behind them is for all.
+Their steps - a call of the planner, an entry that is stored, a look at an
+invalidate - are tried in all orders, those first that interrupt the least, on
+a GPU whose caches fetch whatever they may. The first mistake ends that: the
+script is made as short as shows it, and gets its schedule.
 
 refuse NAME OPERATION: the operation has to fail with that error. Names are
   space       Taken Unaligned BeyondReach WrongAperture NoTable
@@ -156,6 +170,23 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = number, requires = "soak")]
     jobs: Option<u64>,
 
+    /// Of a script with threads, try so many schedules
+    #[arg(long, value_name = "N", value_parser = number, default_value = "2000")]
+    schedules: u64,
+
+    /// Draw them by lot, from the seed
+    #[arg(long)]
+    random_schedules: bool,
+
+    /// Write the shortest script that shows the mistake to a file
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["trace", "mmiotrace", "soak"])]
+    reduced: Option<PathBuf>,
+
+    /// What the GPU's translation caches fetch by themselves: off, worst (all that they may), random[=SEED]
+    /// [default: off, and worst where the script has threads]
+    #[arg(long, value_name = "HOW", value_parser = speculation, conflicts_with_all = ["trace", "mmiotrace", "soak"])]
+    speculation: Option<Speculation>,
+
     /// Go on after an operation that did not go as the script says
     #[arg(long)]
     keep_going: bool,
@@ -178,6 +209,9 @@ struct Report {
     findings: Vec<FindingView>,
     operations: usize,
     broken: Vec<BrokenView>,
+    /// What was tried, where the script has threads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    explored: Option<ExploredView>,
     /// What BAR1 has, where it goes through a space.
     #[serde(skip_serializing_if = "Option::is_none")]
     bar1: Option<Bar1View>,
@@ -187,6 +221,20 @@ struct Report {
     /// Where the script came from, for messages.
     #[serde(skip)]
     script: String,
+}
+
+/// What came of the threads of a script.
+#[derive(Debug, Serialize)]
+struct ExploredView {
+    /// Schedules that were tried.
+    schedules: usize,
+    /// Whether there are no others.
+    all: bool,
+    /// The one that all else here is of: the first that shows a mistake, or the last.
+    schedule: String,
+    /// The shortest script that shows the mistake.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reduced: Option<String>,
 }
 
 /// How full BAR1 is, and of what.
@@ -255,6 +303,9 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
     let text = files::read_text(script, console)?;
     let script = Script::read(&name, &text)?;
     let (chip, vram) = model(args.chip, args.vram, &script, &name)?;
+    if script.has_threads() {
+        return with_format!(chip.mmu, explore(args, chip, vram, &script, console));
+    }
     with_format!(chip.mmu, run_on(args, chip, vram, &script, console))
 }
 
@@ -293,7 +344,9 @@ fn run_on<F: Format>(
     script: &Script,
     console: &mut Console<'_>,
 ) -> Outcome {
-    let machine = Machine::with(chip, script.config(vram, args.seed), &script.named_memory())?;
+    let speculation = args.speculation.unwrap_or(Speculation::Off);
+    let config = Config { speculation, ..script.config(vram, args.seed) };
+    let machine = Machine::with(chip, config, &script.named_memory())?;
     let mut runner = Runner::<F>::new(machine);
     let mut progress = Progress::new(console.terminal(), "running", Some(script.lines.len() as u64));
     let mut broken = Vec::new();
@@ -309,13 +362,50 @@ fn run_on<F: Format>(
         }
     }
     drop(progress);
+    let report = report(chip, &mut runner, operations, broken);
+    finish(args, runner, report, console)
+}
+
+/// Tries the schedules of a script with threads.
+fn explore<F: Format>(
+    args: &Args,
+    chip: &'static Chip,
+    vram: u64,
+    script: &Script,
+    console: &mut Console<'_>,
+) -> Outcome {
+    let speculation = args.speculation.unwrap_or(Speculation::Worst);
+    let config = Config { speculation, ..script.config(vram, args.seed) };
+    let named = script.named_memory();
+    let make = || Machine::with(chip, config.clone(), &named);
+    let order = if args.random_schedules { Order::Random(args.seed) } else { Order::Interruptions };
+    let explorer = Explorer::new(make, order, usize::try_from(args.schedules).unwrap_or(usize::MAX));
+    let progress = Progress::new(console.terminal(), "trying schedules", None);
+    let mut explored = explorer.explore::<F>(script)?;
+    let worth_it = explored.found && script.schedule.is_none();
+    let reduced = if worth_it { Some(explorer.reduce(script, &mut explored)?) } else { None };
+    drop(progress);
+    if let (Some(path), Some(reduced)) = (&args.reduced, &reduced) {
+        files::write_whole(path, |file| {
+            file.write_all(reduced.as_bytes()).map_err(|error| files::unwritable(path, &error))
+        })?;
+    }
+    let Explored { trial, schedules, all, .. } = explored;
+    let Trial { mut runner, broken, operations, schedule, .. } = trial;
+    let view = |Broken { line, text, why }| BrokenView { line, operation: text, says: why };
+    let mut report = report(chip, &mut runner, operations, broken.map(view).into_iter().collect());
+    report.explored = Some(ExploredView { schedules, all, schedule, reduced });
+    finish(args, runner, report, console)
+}
+
+/// Writes what is asked for, and says how it went.
+fn finish<F: Format>(args: &Args, mut runner: Runner<F>, mut report: Report, console: &mut Console<'_>) -> Outcome {
     if let Some(path) = &args.vram_out {
         write_vram(runner.machine().gpu(), path)?;
     }
     if let Some(path) = &args.snapshot {
         runner.snapshot(path)?;
     }
-    let mut report = report(chip, &mut runner, operations, broken);
     report.script = args.script.as_deref().map(|path| path.display().to_string()).unwrap_or_default();
     console.show(&report)?;
     let bad = !report.broken.is_empty() || report.findings.iter().any(FindingView::counts);
@@ -346,6 +436,7 @@ fn report<F: Format>(
         findings: runner.machine().findings(),
         operations,
         broken,
+        explored: None,
         bar1: runner.occupancy().map(Bar1View::from),
         histories,
         script: String::new(),
@@ -364,6 +455,18 @@ fn history<F: Format>(finding: &Finding, runner: &Runner<F>) -> String {
 
 impl View for Report {
     fn text(&self, console: &mut Console<'_>) -> Result<(), Failure> {
+        if let Some(ExploredView { schedules, all, schedule, reduced }) = &self.explored {
+            let tried = Counted(*schedules as u64, "schedule", "schedules");
+            let rest = if *all { ", which are all" } else { "" };
+            console.line(format_args!("{STRONG}tried {tried} of the threads{rest}{STRONG:#}"))?;
+            if let Some(reduced) = reduced {
+                console.line(format_args!("the last one shows a mistake: {schedule}"))?;
+                console.line(format_args!("the shortest script that does:"))?;
+                for line in reduced.lines() {
+                    console.line(format_args!("  {line}"))?;
+                }
+            }
+        }
         for broken in &self.broken {
             console.line(format_args!("{BAD}{}:{}: {}{BAD:#}", self.script, broken.line, broken.operation))?;
             console.line(format_args!("  {}", broken.says))?;

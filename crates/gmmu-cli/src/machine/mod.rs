@@ -22,9 +22,11 @@ use gmmu::fb::{Carveouts, FbLayout, GspRegion, Keep, LayoutInput};
 use gmmu::format::Format;
 use gmmu::mm::GpuMm;
 use gmmu::mmio::Mmio;
-use gmmu::vmm::{Bind, CommitError, Job, Live, MapRequest, Mapping, PrepareError, Protection, Receipt, Span, Vmm, Zap};
+use gmmu::vmm::{
+    Bind, CommitError, Job, Live, MapRequest, Mapping, PrepareError, Protection, Receipt, SpaceConfig, Span, Vmm, Zap,
+};
 use gmmu::vram::{Contiguous, Place, Request, State};
-use gmmu_sim::{Client, Config, ConfigError, CpuPath, Gpu, Notes, SysPool, Watched};
+use gmmu_sim::{Client, Config, ConfigError, CpuPath, Gpu, Notes, Speculation, SysPool, Watched};
 
 use crate::exit::Failure;
 use crate::notation::{Bytes, Size};
@@ -49,6 +51,20 @@ pub struct ModelArgs {
     /// Its video memory
     #[arg(long, value_name = "SIZE", value_parser = number, default_value = "96G", help_heading = "Model")]
     pub vram: u64,
+}
+
+/// Reads what translation caches do by themselves.
+///
+/// # Errors
+/// What there is.
+pub fn speculation(text: &str) -> Result<Speculation, String> {
+    match (text, text.strip_prefix("random=")) {
+        ("off", _) => Ok(Speculation::Off),
+        ("worst", _) => Ok(Speculation::Worst),
+        ("random", _) => Ok(Speculation::Random(0)),
+        (_, Some(seed)) => number(seed).map(Speculation::Random).map_err(|why| why.to_string()),
+        _ => Err("there are off, worst, random and random=SEED".to_owned()),
+    }
 }
 
 /// A change of an address space.
@@ -91,6 +107,8 @@ pub struct Machine {
     /// The spaces that were made here.
     roots: Vec<OwnRoot>,
     bar1: Option<BoundBar1>,
+    /// What becomes of the configuration of each space.
+    tune: fn(SpaceConfig) -> SpaceConfig,
 }
 
 impl Machine {
@@ -117,7 +135,23 @@ impl Machine {
         let layout = if chip.is_integrated() { None } else { Some(video_memory(mmio.vram_bytes(), &foreign)?) };
         let mm = GpuMm::new(mmio.chip(), layout).map_err(no_room)?;
         let sys_data = SysData::new(mmio.bar0(), foreign);
-        Ok(Self { mmio, mm, sys, sys_data, notes: Notes::default(), roots: Vec::new(), bar1: None })
+        Ok(Self {
+            mmio,
+            mm,
+            sys,
+            sys_data,
+            notes: Notes::default(),
+            roots: Vec::new(),
+            bar1: None,
+            tune: |config| config,
+        })
+    }
+
+    /// From here on, spaces are made with what `tune` makes of the usual configuration.
+    #[must_use]
+    pub const fn tuned(mut self, tune: fn(SpaceConfig) -> SpaceConfig) -> Self {
+        self.tune = tune;
+        self
     }
 
     /// The GPU itself.

@@ -84,6 +84,7 @@ impl Machine {
         }
         let whole_words = self.mmio.bar0().has_64bit();
         let config = SpaceConfig { whole_words, ..SpaceConfig::new(self.mmio.chip(), self.mmio.vram_bytes(), used_by) };
+        let config = (self.tune)(config);
         let (at, owner) = match root {
             Some(root) => (tables.at(root), Owner::User),
             None => (self.parts(tables).0.take(PAGE_BYTES, None)?, Owner::Pool),

@@ -9,7 +9,7 @@ use gmmu::vmm::{Bind, Extent, Job, Live, MapRequest, PrepareError, Receipt, Span
 use super::ops::{At, Change, JobOp, Map, Memory, Stretch, What};
 use super::refusal::Refusal;
 use super::runner::Runner;
-use super::work::{Step, Work};
+use super::work::{Pace, Step, Work};
 use crate::machine::{Asked, Data};
 
 /// How far a job has got.
@@ -31,7 +31,7 @@ pub(super) struct Pending {
 /// What the rest of a job needs to know, whatever its stage.
 type Ended = Result<(), (Pending, Refusal)>;
 
-fn no_job(name: &str) -> Refusal {
+pub(super) fn no_job(name: &str) -> Refusal {
     Refusal::plain(format!("there is no job {name}"))
 }
 
@@ -95,7 +95,7 @@ impl<F: Format> Runner<F> {
     /// A change from its prepare to its commit.
     pub(super) fn at_once(&mut self, change: &Change) -> Result<(), Refusal> {
         let pending = self.prepare(change)?;
-        match self.execute(pending, None) {
+        match self.execute(pending, Pace::Whole) {
             Ok(executed) => self.commit(executed).map_err(|(_, why)| why),
             Err((pending, why)) => {
                 // It was asked for as a whole: what cannot be executed is taken back, or let go.
@@ -115,7 +115,9 @@ impl<F: Format> Runner<F> {
                 let why = Refusal::named("Executed", format!("the job {name} was executed already"));
                 Err((pending, why))
             }
-            (JobOp::Execute(budget), Stage::Open(_)) => self.execute(pending, budget).map(Some),
+            (JobOp::Execute(budget), Stage::Open(_)) => {
+                self.execute(pending, budget.map_or(Pace::Whole, Pace::Entries)).map(Some)
+            }
             (JobOp::Skip, Stage::Open(work)) => {
                 work.job().skip_zapped();
                 Ok(Some(pending))
@@ -144,7 +146,7 @@ impl<F: Format> Runner<F> {
     }
 
     /// Prepares a change, and enters what it will have done into the books.
-    fn prepare(&mut self, change: &Change) -> Result<Pending, Refusal> {
+    pub(super) fn prepare(&mut self, change: &Change) -> Result<Pending, Refusal> {
         self.vmm(&change.space)?;
         let steps = change.what.steps();
         let first = self.changes + 1;
@@ -301,11 +303,11 @@ impl<F: Format> Runner<F> {
         Some((number, range))
     }
 
-    /// Executes a job, or `budget` entries of it.
+    /// Executes a job, or some of it.
     #[expect(clippy::result_large_err, reason = "the job comes back whole")]
-    fn execute(&mut self, pending: Pending, budget: Option<u64>) -> Result<Pending, (Pending, Refusal)> {
+    pub(super) fn execute(&mut self, pending: Pending, pace: Pace) -> Result<Pending, (Pending, Refusal)> {
         let Stage::Open(work) = pending.stage else { return Ok(pending) };
-        match work.step(self.machine().mmio(), budget) {
+        match work.step(self.machine().mmio(), pace) {
             Ok(Step::Done(receipt)) => Ok(Pending { stage: Stage::Executed(receipt), ..pending }),
             Ok(Step::More(work)) => Ok(Pending { stage: Stage::Open(work), ..pending }),
             Err((work, why)) => Err((Pending { stage: Stage::Open(work), ..pending }, why)),
@@ -313,7 +315,7 @@ impl<F: Format> Runner<F> {
     }
 
     #[expect(clippy::result_large_err, reason = "the job comes back whole")]
-    fn commit(&mut self, pending: Pending) -> Ended {
+    pub(super) fn commit(&mut self, pending: Pending) -> Ended {
         let Stage::Executed(receipt) = pending.stage else {
             return Err((pending, Refusal::named("NotExecuted", "the job was not executed")));
         };
@@ -337,7 +339,7 @@ impl<F: Format> Runner<F> {
     }
 
     #[expect(clippy::result_large_err, reason = "the job comes back whole")]
-    fn cancel(&mut self, pending: Pending) -> Ended {
+    pub(super) fn cancel(&mut self, pending: Pending) -> Ended {
         let (job, frames) = match pending.stage {
             Stage::Open(Work::Prepared(job, frames)) => (job, frames),
             Stage::Open(_) => {
@@ -360,7 +362,7 @@ impl<F: Format> Runner<F> {
 
     /// Lets a job go without a word to its space, which notices at its next call: an unbegun one is as good as cancelled,
     /// an executed one as committed, and one that was begun is lost with all that it has.
-    fn let_go(&mut self, Pending { space, stage, numbers, unmaps }: Pending) {
+    pub(super) fn let_go(&mut self, Pending { space, stage, numbers, unmaps }: Pending) {
         match stage {
             Stage::Executed(_) => self.carried_out(&space, &unmaps),
             Stage::Open(Work::Prepared(..)) => self.taken_back(&space, &numbers),

@@ -4,11 +4,14 @@ mod bar1;
 mod books;
 mod changes;
 mod expect;
+mod explore;
 mod jobs;
 mod ops;
 mod parse;
 mod refusal;
 mod runner;
+mod schedule;
+mod threads;
 mod words;
 mod work;
 
@@ -16,5 +19,6 @@ mod work;
 mod tests;
 
 pub use bar1::Occupancy;
+pub use explore::{Explored, Explorer, Order, Trial};
 pub use ops::Script;
 pub use runner::{Broken, Ran, Runner};

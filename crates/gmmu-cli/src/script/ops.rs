@@ -18,11 +18,23 @@ pub struct Script {
     pub vram: Option<u64>,
     /// The size of its BAR1.
     pub bar1: Option<u64>,
+    /// The `gpu` line as it was written.
+    pub gpu: Option<String>,
     /// The operations, with their lines.
     pub lines: Vec<(usize, Line)>,
+    /// Whose turn it is, step by step, where the script says so: threads, and how many steps of each.
+    pub schedule: Option<Vec<(String, u64)>>,
+    /// Where it says so.
+    pub schedule_line: usize,
 }
 
 impl Script {
+    /// Whether operations go on at the same time.
+    #[must_use]
+    pub fn has_threads(&self) -> bool {
+        self.lines.iter().any(|(_, line)| line.thread.is_some())
+    }
+
     /// The GPU that the script runs on, but for its chip.
     #[must_use]
     pub fn config(&self, vram: u64, seed: u64) -> Config {
@@ -36,6 +48,8 @@ impl Script {
 pub struct Line {
     /// `refuse NAME`: the name.
     pub refused: Option<String>,
+    /// `thread NAME:`: whose operation it is, where it is one of those that go on at the same time.
+    pub thread: Option<String>,
     /// What to do.
     pub op: Op,
     /// The line as it was written, for messages.

@@ -27,21 +27,49 @@ impl Script {
         let says = |line, why| Failure::usage(format_args!("{name}:{line}: {why}"));
         for (line, text) in (1..).zip(text.lines()) {
             let text = text.split('#').next().unwrap_or_default();
+            if reader.open.is_none() {
+                reader.thread = None;
+            }
             for part in text.split(';') {
                 let words: Vec<&str> = part.split_whitespace().collect();
                 reader.part(line, &words).map_err(|why| says(line, why))?;
             }
         }
-        match reader.open {
-            None => Ok(reader.script),
-            Some(open) => Err(says(open.line, "what begins here with { has no } at its end".to_owned())),
+        if let Some(open) = reader.open {
+            return Err(says(open.line, "what begins here with { has no } at its end".to_owned()));
         }
+        reader.script.check_threads().map_err(|(line, why)| says(line, why))?;
+        Ok(reader.script)
+    }
+
+    /// Whether the lines of threads stand together, and a schedule names nobody else.
+    fn check_threads(&self) -> Result<(), (usize, String)> {
+        let is_thread = |entry: &&(usize, Line)| entry.1.thread.is_some();
+        let (first, last) = (
+            self.lines.iter().position(|entry| is_thread(&entry)),
+            self.lines.iter().rposition(|entry| is_thread(&entry)),
+        );
+        let Some(own) = first.zip(last).and_then(|(first, last)| self.lines.get(first..=last)) else {
+            let none = "schedule: the script has no lines of threads".to_owned();
+            return if self.schedule.is_some() { Err((self.schedule_line, none)) } else { Ok(()) };
+        };
+        if let Some((line, between)) = own.iter().find(|(_, line)| line.thread.is_none()) {
+            let why = format!("{}: lines of threads stand together; this is between two of them", between.text);
+            return Err((*line, why));
+        }
+        for (name, _) in self.schedule.iter().flatten() {
+            if !own.iter().any(|(_, line)| line.thread.as_ref() == Some(name)) {
+                return Err((self.schedule_line, format!("schedule: there is no thread {}", shown(name))));
+            }
+        }
+        Ok(())
     }
 
     fn gpu(&mut self, words: &[&str]) -> Read<()> {
         if !self.lines.is_empty() || self.chip.is_some() {
             return Err("gpu comes first, and once".to_owned());
         }
+        self.gpu = Some(words.join(" "));
         let mut args = Args::read(words.get(1..).unwrap_or_default())?;
         self.chip = Some(chip(args.take_word("the chip, such as gh100")?)?);
         (self.vram, self.bar1) = (args.take_number("vram")?, args.take_number("bar1")?);
@@ -89,6 +117,8 @@ impl Op {
 #[derive(Default)]
 struct Reader<'t> {
     script: Script,
+    /// Whose operations the rest of the line has.
+    thread: Option<String>,
     open: Option<Open<'t>>,
 }
 
@@ -105,13 +135,21 @@ impl<'t> Reader<'t> {
     /// Reads what stands on a line between two `;`.
     fn part(&mut self, line: usize, words: &[&'t str]) -> Read<()> {
         let Some(open) = &mut self.open else {
+            if let ["thread", rest @ ..] = words {
+                let name = rest.first().and_then(|name| name.strip_suffix(':')).filter(|name| !name.is_empty());
+                self.thread = Some(name.ok_or("thread NAME: OPERATION: the name and its : are missing")?.to_owned());
+                return self.part(line, rest.get(1..).unwrap_or_default());
+            }
             if let Some(at) = words.iter().position(|word| *word == "{") {
                 let (words, rest) = (words.get(..at).unwrap_or_default(), words.get(at + 1..).unwrap_or_default());
                 let text = words.join(" ") + " {";
                 self.open = Some(Open { line, words: words.to_vec(), text, steps: Vec::new() });
                 return self.part(line, rest);
             }
-            return if words.is_empty() { Ok(()) } else { self.script.part(line, words, words.join(" "), None) };
+            if words.is_empty() {
+                return Ok(());
+            }
+            return self.script.part((line, self.thread.clone()), words, words.join(" "), None);
         };
         let end = words.iter().position(|word| *word == "}");
         let step_words = words.get(..end.unwrap_or(words.len())).unwrap_or_default();
@@ -125,18 +163,28 @@ impl<'t> Reader<'t> {
             return Err(format!("{}: a new line or ; comes behind }}", shown(next)));
         }
         match self.open.take() {
-            Some(Open { line, words, text, steps }) => self.script.part(line, &words, text + " }", Some(steps)),
+            Some(Open { line, words, text, steps }) => {
+                self.script.part((line, self.thread.clone()), &words, text + " }", Some(steps))
+            }
             None => Ok(()),
         }
     }
 }
 
 impl Script {
-    /// Reads one operation; `steps` are what stands between its braces.
-    fn part(&mut self, line: usize, words: &[&str], text: String, mut steps: Option<Vec<What>>) -> Read<()> {
+    /// Reads one operation, on a line, of a thread; `steps` are what stands between its braces.
+    fn part(
+        &mut self,
+        (line, thread): (usize, Option<String>),
+        words: &[&str],
+        text: String,
+        mut steps: Option<Vec<What>>,
+    ) -> Read<()> {
         let mut words = words;
-        if words.first() == Some(&"gpu") && steps.is_none() {
-            return self.gpu(words);
+        match words {
+            ["gpu", ..] if steps.is_none() && thread.is_none() => return self.gpu(words),
+            ["schedule", turns @ ..] if steps.is_none() && thread.is_none() => return self.schedule(line, turns),
+            _ => {}
         }
         let mut refused = None;
         if let ["refuse", rest @ ..] = words {
@@ -148,7 +196,23 @@ impl Script {
         if steps.is_some() {
             return Err("{ } belong to bind and rebind alone".to_owned());
         }
-        self.lines.push((line, Line { refused, op, text }));
+        self.lines.push((line, Line { refused, thread, op, text }));
+        Ok(())
+    }
+}
+
+impl Script {
+    /// `schedule A*3 B …`: whose turn it is, and for how many steps.
+    fn schedule(&mut self, line: usize, turns: &[&str]) -> Read<()> {
+        if self.schedule.is_some() {
+            return Err("there is one schedule".to_owned());
+        }
+        let turn = |word: &&str| {
+            let (name, steps) = word.split_once('*').unwrap_or((word, "1"));
+            let steps = number(steps).map_err(|why| format!("{}: {why}", shown(word)))?;
+            Ok((name.to_owned(), steps))
+        };
+        (self.schedule, self.schedule_line) = (Some(turns.iter().map(turn).collect::<Read<_>>()?), line);
         Ok(())
     }
 }
@@ -156,7 +220,7 @@ impl Script {
 /// The levels at which a walk can end.
 const LEVELS: [&str; 6] = ["PDE4", "PDE3", "PDE2", "PDE1", "PDE0", "PTE"];
 /// The first words of lines.
-pub(super) const OPERATIONS: [&str; 30] = [
+pub(super) const OPERATIONS: [&str; 32] = [
     "gpu",
     "space",
     "map",
@@ -187,8 +251,9 @@ pub(super) const OPERATIONS: [&str; 30] = [
     "inject",
     "lose",
     "snapshot",
+    "thread",
+    "schedule",
 ];
-const LATER: [&str; 1] = ["thread"];
 /// What `expect` can count, of a space, a job or BAR1.
 pub(super) const COUNTS: [&str; 12] = [
     "tables",
@@ -240,9 +305,6 @@ fn operation(words: &[&str], steps: &mut Option<Vec<What>>) -> Read<Op> {
             Op::LoseVram
         }
         "snapshot" => Op::Snapshot(args.take_name("the file")?),
-        later if LATER.contains(&later) => {
-            return Err(format!("{later}: this version of gmmu cannot do that yet"));
-        }
         other => return Err(no_operation(other)),
     };
     args.end()?;
@@ -314,16 +376,25 @@ fn space(args: &mut Args<'_>) -> Read<Op> {
     Ok(Op::Space { name, tables, root: args.take_number("root")?, bar })
 }
 
+/// What can go wrong: the word, what that is (`None`: no memory for tables), and how often where the script does not say
+/// (`None`: from then on).
+pub(super) const INJECT: [(&str, Option<Mishap>, Option<u64>); 9] = [
+    ("noflush", Some(Mishap::InvalidateSkipped), Some(1)),
+    ("otherspace", Some(Mishap::InvalidateMisdirected), Some(1)),
+    ("lostack", Some(Mishap::AcknowledgementLost), None),
+    ("deadbar", Some(Mishap::BusDead), None),
+    ("poison", Some(Mishap::Poison), None),
+    ("lostwindow", Some(Mishap::WindowWriteLost), Some(1)),
+    ("bitflip", Some(Mishap::BitFlip), Some(1)),
+    ("lostvram", Some(Mishap::VramLost), Some(1)),
+    ("oom", None, Some(1)),
+];
+
 /// `inject WHAT [at=N] [for=N]`
 fn inject(args: &mut Args<'_>) -> Read<Inject> {
-    const ALL: [&str; 5] = ["noflush", "lostack", "deadbar", "lostwindow", "oom"];
-    let (what, usual) = match args.take_one_of("what goes wrong", &ALL)? {
-        "noflush" => (Some(Mishap::InvalidateSkipped), Some(1)),
-        "lostack" => (Some(Mishap::AcknowledgementLost), None),
-        "deadbar" => (Some(Mishap::BusDead), None),
-        "lostwindow" => (Some(Mishap::WindowWriteLost), Some(1)),
-        _ => (None, Some(1)),
-    };
+    let word = args.take_one_of("what goes wrong", &INJECT.map(|(word, ..)| word))?;
+    let found = INJECT.into_iter().find(|(known, ..)| *known == word);
+    let (_, what, usual) = found.ok_or("what goes wrong is missing")?;
     Ok(Inject { what, at: args.take_count("at")?.unwrap_or(1), times: args.take_count("for")?.or(usual) })
 }
 

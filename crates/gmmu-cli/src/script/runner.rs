@@ -135,10 +135,15 @@ impl<F: Format> Runner<F> {
             }
             op => self.operate(op),
         };
-        self.ops.push((self.machine.gpu().op(), number));
+        Ok(self.judge(number, line, result))
+    }
+
+    /// Notes the end of an operation, and whether that is what the script says.
+    pub(super) fn judge(&mut self, number: usize, line: &Line, result: Result<(), Refusal>) -> Ran {
+        self.reached(number);
         let why = match (result, &line.refused) {
-            (Ok(()), None) => return Ok(Ran::Well),
-            (Err(refusal), Some(name)) if refusal.names.iter().any(|n| n == name) => return Ok(Ran::Well),
+            (Ok(()), None) => return Ran::Well,
+            (Err(refusal), Some(name)) if refusal.names.iter().any(|n| n == name) => return Ran::Well,
             (Ok(()), Some(name)) => format!("was to be refused with {name}, but went through"),
             (Err(Refusal { text, .. }), None) => text,
             (Err(Refusal { names, text }), Some(name)) => {
@@ -146,7 +151,12 @@ impl<F: Format> Runner<F> {
                 format!("was to be refused with {name}, but was with {found}: {text}")
             }
         };
-        Ok(Ran::Broken(Broken { line: number, text: line.text.clone(), why }))
+        Ran::Broken(Broken { line: number, text: line.text.clone(), why })
+    }
+
+    /// All that the model did up to here was for this line, but for what was for others.
+    pub(super) fn reached(&mut self, number: usize) {
+        self.ops.push((self.machine.gpu().op(), number));
     }
 
     fn operate(&mut self, op: &Op) -> Result<(), Refusal> {

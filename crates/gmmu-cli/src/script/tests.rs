@@ -1,7 +1,7 @@
 //! What reads as a script, and what is said of that which does not.
 
 use super::Script;
-use super::parse::{COUNTS, OPERATIONS};
+use super::parse::{COUNTS, INJECT, OPERATIONS};
 use crate::cmd::run::HELP;
 
 fn says(text: &str) -> String {
@@ -18,7 +18,9 @@ fn examples() -> impl Iterator<Item = &'static str> {
 #[test]
 fn every_operation_has_an_example_that_reads() {
     for example in examples() {
-        let said = says(example);
+        // A schedule needs somebody whose turn it can be.
+        let threads = if example.starts_with("schedule") { "thread A: space a\nthread B: space b\n" } else { "" };
+        let said = says(&format!("{threads}{example}"));
         assert!(said.starts_with("read: ["), "{example}: {said}");
     }
     for operation in OPERATIONS {
@@ -33,7 +35,8 @@ fn every_operation_has_an_example_that_reads() {
             "{word}"
         );
     }
-    for word in ["noflush", "lostack", "deadbar", "lostwindow", "oom"] {
+    for (word, ..) in INJECT {
+        assert!(page.contains(&format!("`inject {word}")), "{word}");
         assert!(HELP.contains(&format!("\n  {word} ")), "{word}");
         assert!(says(&format!("inject {word}")).starts_with("read: "), "{word}");
     }
@@ -45,7 +48,11 @@ fn what_does_not_read_says_what_would() {
     for (text, part) in [
         ("spares a va=0 len=2M", "s:1: \"spares\" is no operation; did you mean sparse?"),
         ("frobnicate", "there are gpu space map"),
-        ("thread 1: map a va=auto len=4K", "cannot do that yet"),
+        ("thread 1 map a va=auto len=4K", "thread NAME: OPERATION: the name and its : are missing"),
+        ("thread A: space a\nspace b\nthread B: close a", "s:2: space b: lines of threads stand together"),
+        ("space a\nschedule A", "s:2: schedule: the script has no lines of threads"),
+        ("thread A: space a\nschedule A*2 B", "s:2: schedule: there is no thread B"),
+        ("thread A: space a\nschedule A*x", "A*x: "),
         (
             "space a\nsparse a 0x1000000+2M",
             "s:2: va= is missing: where the range begins; a range is written va=0x1000000 len=2M",
@@ -78,7 +85,10 @@ fn what_does_not_read_says_what_would() {
         ("prepare J prepare K map a va=auto len=4K", "only map"),
         ("execute J budget=0", "budget=0: the first is 1"),
         ("execute J bugdet=3", "did you mean budget=?"),
-        ("inject", "what goes wrong (noflush lostack deadbar lostwindow oom) is missing"),
+        (
+            "inject",
+            "what goes wrong (noflush otherspace lostack deadbar poison lostwindow bitflip lostvram oom) is missing",
+        ),
         ("inject nofluhs", "did you mean noflush?"),
         ("inject fire", "what goes wrong is one of noflush"),
         ("inject oom at=0", "at=0: the first is 1"),

@@ -16,6 +16,17 @@ pub(super) enum Work {
     BegunWith(Ready<'static>),
 }
 
+/// How much of a job is executed at once.
+#[derive(Clone, Copy)]
+pub(super) enum Pace {
+    /// All of it.
+    Whole,
+    /// So many entries of a round, and its invalidate once it is written.
+    Entries(u64),
+    /// One entry, or one look at the invalidate.
+    Step,
+}
+
 /// What became of a job that was worked on.
 pub(super) enum Step {
     /// It is done.
@@ -39,18 +50,18 @@ impl Work {
         Self::Prepared(job, if frames.is_empty() { &[] } else { frames.leak() })
     }
 
-    /// Executes the job, or writes `budget` entries of its round and flushes what is written.
-    pub(super) fn step<H: Hardware>(self, hardware: &mut H, budget: Option<u64>) -> Result<Step, (Self, Refusal)> {
+    /// Executes the job, or as much of it as `pace` says.
+    pub(super) fn step<H: Hardware>(self, hardware: &mut H, pace: Pace) -> Result<Step, (Self, Refusal)> {
         match self {
             Self::Prepared(job, frames) if job.wants().is_empty() => {
-                Self::step_job(job, hardware, budget).map_err(|(job, why)| {
+                Self::step_job(job, hardware, pace).map_err(|(job, why)| {
                     let work = if is_begun(&job) { Self::Begun(job) } else { Self::Prepared(job, frames) };
                     (work, Refusal::of(&why))
                 })
             }
             Self::Prepared(job, frames) => match job.with_frames(frames) {
                 Err((job, why)) => Err((Self::Prepared(job, frames), Refusal::of(&why))),
-                Ok(ready) => Self::step_ready(ready, hardware, budget).map_err(|(mut ready, why)| {
+                Ok(ready) => Self::step_ready(ready, hardware, pace).map_err(|(mut ready, why)| {
                     let work = if is_begun(ready.as_mut()) {
                         Self::BegunWith(ready)
                     } else {
@@ -60,21 +71,25 @@ impl Work {
                 }),
             },
             Self::Begun(job) => {
-                Self::step_job(job, hardware, budget).map_err(|(job, why)| (Self::Begun(job), Refusal::of(&why)))
+                Self::step_job(job, hardware, pace).map_err(|(job, why)| (Self::Begun(job), Refusal::of(&why)))
             }
-            Self::BegunWith(ready) => Self::step_ready(ready, hardware, budget)
+            Self::BegunWith(ready) => Self::step_ready(ready, hardware, pace)
                 .map_err(|(ready, why)| (Self::BegunWith(ready), Refusal::of(&why))),
         }
     }
 
-    fn step_job<H: Hardware>(mut job: Job, hardware: &mut H, budget: Option<u64>) -> Result<Step, (Job, ExecuteError)> {
-        let Some(budget) = budget else {
-            return job.execute(hardware).map(Step::Done).map_err(|Failed { job, why }| (job, why));
+    fn step_job<H: Hardware>(mut job: Job, hardware: &mut H, pace: Pace) -> Result<Step, (Job, ExecuteError)> {
+        let some = match pace {
+            Pace::Whole => return job.execute(hardware).map(Step::Done).map_err(|Failed { job, why }| (job, why)),
+            Pace::Entries(entries) => job.write_some(hardware, entries).and_then(|written| match written {
+                true => job.flush(hardware).map(drop),
+                false => Ok(()),
+            }),
+            Pace::Step => job.write_some(hardware, 0).and_then(|written| match written {
+                true => job.poll_flush(hardware).map(drop),
+                false => job.write_some(hardware, 1).map(drop),
+            }),
         };
-        let some = job.write_some(hardware, budget).and_then(|written| match written {
-            true => job.flush(hardware).map(|_| ()),
-            false => Ok(()),
-        });
         match some {
             Ok(()) => Ok(job.finish().map_or_else(|job| Step::More(Self::Begun(job)), Step::Done)),
             Err(why) => Err((job, why)),
@@ -84,15 +99,19 @@ impl Work {
     fn step_ready<H: Hardware>(
         mut ready: Ready<'static>,
         hardware: &mut H,
-        budget: Option<u64>,
+        pace: Pace,
     ) -> Result<Step, (Ready<'static>, ExecuteError)> {
-        let Some(budget) = budget else {
-            return ready.execute(hardware).map(Step::Done).map_err(|Failed { job, why }| (job, why));
+        let some = match pace {
+            Pace::Whole => return ready.execute(hardware).map(Step::Done).map_err(|Failed { job, why }| (job, why)),
+            Pace::Entries(entries) => ready.write_some(hardware, entries).and_then(|written| match written {
+                true => ready.flush(hardware).map(drop),
+                false => Ok(()),
+            }),
+            Pace::Step => ready.write_some(hardware, 0).and_then(|written| match written {
+                true => ready.poll_flush(hardware).map(drop),
+                false => ready.write_some(hardware, 1).map(drop),
+            }),
         };
-        let some = ready.write_some(hardware, budget).and_then(|written| match written {
-            true => ready.flush(hardware).map(|_| ()),
-            false => Ok(()),
-        });
         match some {
             Ok(()) => Ok(ready.finish().map_or_else(|ready| Step::More(Self::BegunWith(ready)), Step::Done)),
             Err(why) => Err((ready, why)),

@@ -9,8 +9,8 @@
 //! taken vram:0x000000201000 0x1000 memory for a table; freed, too
 //! root vram:0x000000201000         a top table in use; forget, when it no longer is
 //! w32 0x0010fd40 0x20              BAR0: width, offset, value; r32 is a read and what it gave
-//! w64 0x00700000 0x600000000000001 +0x1000 *512    so many words, each larger by the step
-//! b1w32 0x1000 0xdeadbeef          the same through BAR1
+//! w64 0x00700000 0x600000000000001 +0x1000 *512    so many neighbours, each larger by the step
+//! b1w32 0x1000 0xdeadbeef          the same through BAR1; b2w and b2r through BAR2
 //! s64 0x00080000 0x1               system memory, stored by the CPU; order and drain are its fences
 //! access vram:0x000000201000 0x1000000 r           an engine's access through a top table
 //! ```
@@ -29,6 +29,40 @@ use gmmu::addr::TableAddr;
 use gmmu::device::{Run, Width};
 use std::fmt;
 
+/// Through which BAR an access goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The registers.
+    Bar0,
+    /// The aperture of data.
+    Bar1,
+    /// The aperture of tables.
+    Bar2,
+}
+
+impl fmt::Display for Way {
+    /// As it stands before the letter of an access.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bar0 => "",
+            Self::Bar1 => "b1",
+            Self::Bar2 => "b2",
+        })
+    }
+}
+
+impl Event {
+    /// A write through a BAR; `None` where BAR0 does not reach that far.
+    #[must_use]
+    pub fn write(way: Way, at: u64, width: Width, value: u64) -> Option<Self> {
+        Some(match way {
+            Way::Bar0 => Self::Write(u32::try_from(at).ok()?, width, value),
+            Way::Bar1 => Self::Bar1Write(at, width, value),
+            Way::Bar2 => Self::Bar2Write(at, width, value),
+        })
+    }
+}
+
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -36,12 +70,16 @@ pub enum Event {
     Read(u32, Width, u64),
     /// A write of BAR0.
     Write(u32, Width, u64),
-    /// 64-bit words written to BAR0, upwards.
-    WriteRun(u32, Run),
+    /// Neighbours written one after the other, upwards, each of that width. BAR0's are within 32 bits.
+    WriteRun(Way, u64, Width, Run),
     /// A read through BAR1, and what it gave.
     Bar1Read(u64, Width, u64),
     /// A write through BAR1.
     Bar1Write(u64, Width, u64),
+    /// A read through BAR2, and what it gave.
+    Bar2Read(u64, Width, u64),
+    /// A write through BAR2.
+    Bar2Write(u64, Width, u64),
     /// Words stored to system memory by the CPU, upwards.
     Store(u64, Run),
     /// An ordering point of the CPU's stores to system memory.
@@ -110,9 +148,12 @@ impl fmt::Display for Event {
         match self {
             Self::Read(at, width, value) => write!(f, "r{} {at:#010x} {value:#x}", bits(*width)),
             Self::Write(at, width, value) => write!(f, "w{} {at:#010x} {value:#x}", bits(*width)),
-            Self::WriteRun(at, run) => write!(f, "w64 {at:#010x} {}", Words(*run)),
+            Self::WriteRun(Way::Bar0, at, width, run) => write!(f, "w{} {at:#010x} {}", bits(*width), Words(*run)),
+            Self::WriteRun(way, at, width, run) => write!(f, "{way}w{} {at:#x} {}", bits(*width), Words(*run)),
             Self::Bar1Read(at, width, value) => write!(f, "b1r{} {at:#x} {value:#x}", bits(*width)),
             Self::Bar1Write(at, width, value) => write!(f, "b1w{} {at:#x} {value:#x}", bits(*width)),
+            Self::Bar2Read(at, width, value) => write!(f, "b2r{} {at:#x} {value:#x}", bits(*width)),
+            Self::Bar2Write(at, width, value) => write!(f, "b2w{} {at:#x} {value:#x}", bits(*width)),
             Self::Store(at, run) => write!(f, "s64 {at:#x} {}", Words(*run)),
             Self::Order => f.write_str("order"),
             Self::Drain => f.write_str("drain"),

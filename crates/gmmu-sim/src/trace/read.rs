@@ -1,6 +1,6 @@
 //! Reading the text of a trace.
 
-use super::{Event, Trace, TraceError, HEADER};
+use super::{Event, Trace, TraceError, Way, HEADER};
 use gmmu::addr::{SysAddr, TableAddr};
 use gmmu::device::{Run, Width};
 
@@ -62,21 +62,23 @@ fn event(word: &str, words: &mut Words<'_>) -> Result<Event, String> {
             let (way, width) = access(word).ok_or_else(|| format!("{word:?} is no event"))?;
             let at = next(words)?;
             match way {
-                "w" if width == Width::W64 => {
-                    let (at, run) = (bar0(at)?, run(words)?);
-                    if run.count == 1 {
-                        Event::Write(at, width, run.first)
-                    } else {
-                        Event::WriteRun(at, run)
-                    }
-                }
-                "w" => Event::Write(bar0(at)?, width, next(words)?),
+                "w" => write(Way::Bar0, bar0(at)?.into(), width, run(words)?)?,
+                "b1w" => write(Way::Bar1, at, width, run(words)?)?,
+                "b2w" => write(Way::Bar2, at, width, run(words)?)?,
                 "r" => Event::Read(bar0(at)?, width, next(words)?),
-                "b1w" => Event::Bar1Write(at, width, next(words)?),
+                "b2r" => Event::Bar2Read(at, width, next(words)?),
                 _ => Event::Bar1Read(at, width, next(words)?),
             }
         }
     })
+}
+
+/// One write, or a run of them.
+fn write(way: Way, at: u64, width: Width, run: Run) -> Result<Event, String> {
+    match run.count {
+        1 => Event::write(way, at, width, run.first).ok_or_else(|| format!("{at:#x} is beyond BAR0")),
+        _ => Ok(Event::WriteRun(way, at, width, run)),
+    }
 }
 
 /// `w32`: which way, and how wide.
@@ -90,8 +92,8 @@ fn access(word: &str) -> Option<(&str, Width)> {
         "64" => Width::W64,
         _ => return None,
     };
-    // The digit of BAR1 belongs to the way.
-    ["w", "r", "b1w", "b1r"].contains(&way).then_some((way, width))
+    // The digit of a BAR belongs to the way.
+    ["w", "r", "b1w", "b1r", "b2w", "b2r"].contains(&way).then_some((way, width))
 }
 
 fn bar0(at: u64) -> Result<u32, String> {

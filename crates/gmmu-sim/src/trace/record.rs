@@ -1,6 +1,6 @@
 //! Writing a trace while a driver runs.
 
-use super::{Event, HEADER};
+use super::{Event, Way, HEADER};
 use gmmu::addr::Pfn;
 use gmmu::addr::TableAddr;
 use gmmu::device::{
@@ -106,7 +106,7 @@ impl<B: Bar0> Bar0 for Recorder<B> {
     }
 
     fn write_run(&mut self, offset: u32, run: Run) -> Result<(), DeviceError> {
-        self.tape.note(&Event::WriteRun(offset, run));
+        self.tape.note(&Event::WriteRun(Way::Bar0, offset.into(), Width::W64, run));
         self.inner.write_run(offset, run)
     }
 

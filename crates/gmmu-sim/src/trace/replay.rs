@@ -73,12 +73,28 @@ impl Replay {
                 self.note_written(*at, u64::from(width.bytes()));
                 self.gpu.write(*at, *width, *value)
             }
-            Event::WriteRun(at, run) => {
-                self.note_written(*at, 8 * u64::from(run.count));
-                self.gpu.write_run(*at, *run)
+            Event::WriteRun(way, at, width, run) => {
+                for (word, at) in run.words().zip((*at..).step_by(width.bytes() as usize)) {
+                    match Event::write(*way, at, *width, word) {
+                        Some(event) => self.step(line, &event),
+                        None => self.refused += 1,
+                    }
+                }
+                return;
             }
             Event::Bar1Read(at, width, _) => self.gpu.read_at(*at, *width).map(drop),
             Event::Bar1Write(at, width, value) => self.gpu.write_at(*at, *width, *value),
+            // A fault is an answer like any other.
+            Event::Bar2Read(at, width, _) => {
+                let mut bytes = [0; 8];
+                let _ = self.gpu.load(Client::Bar2, *at, bytes.get_mut(..width.bytes() as usize).unwrap_or_default());
+                Ok(())
+            }
+            Event::Bar2Write(at, width, value) => {
+                let bytes = value.to_le_bytes();
+                let _ = self.gpu.store(Client::Bar2, *at, bytes.get(..width.bytes() as usize).unwrap_or_default());
+                Ok(())
+            }
             Event::Store(at, run) => self.store(*at, *run),
             Event::Order => self.gpu.cpu().order(),
             Event::Drain => self.gpu.cpu().drain(),
@@ -100,7 +116,6 @@ impl Replay {
             }
             Event::Access(pdb, va, writes) => {
                 let kind = if *writes { AccessKind::Write } else { AccessKind::Read };
-                // A fault is an answer like any other.
                 let _ = self.gpu.access(Client::Engine { pdb: *pdb }, *va, kind, false);
                 Ok(())
             }
@@ -196,7 +211,10 @@ impl Replay {
 
 /// Whether a register says how far something is that takes a while.
 const fn is_status(offset: u32) -> bool {
-    matches!(offset, regs::INVALIDATE | regs::UFLUSH_FB_FLUSH | regs::XAL_FB_FLUSH_STATUS | regs::PBUS_BIND_STATUS)
+    matches!(
+        offset,
+        regs::MMU_CTRL | regs::INVALIDATE | regs::UFLUSH_FB_FLUSH | regs::XAL_FB_FLUSH_STATUS | regs::PBUS_BIND_STATUS
+    )
 }
 
 impl Trace {

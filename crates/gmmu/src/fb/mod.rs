@@ -158,6 +158,7 @@ pub fn carveouts<B: Bar0>(bar0: &mut B, chip: &Chip, total: u64) -> Result<Carve
 /// `NV_PFB_PRI_MMU_WPR2_ADDR_LO..HI`; a high end of 0 is no region.
 fn wpr2<B: Bar0>(bar0: &mut B, chip: &Chip) -> Result<Option<Range<VramAddr>>, FbError> {
     let (lo, hi) = match chip.wpr2 {
+        Wpr2Registers::Absent => return Ok(None),
         Wpr2Registers::Pfb => (regs::NV_PFB_PRI_MMU_WPR2_ADDR_LO, regs::NV_PFB_PRI_MMU_WPR2_ADDR_HI),
         Wpr2Registers::HubMmu => (regs::NV_HUBMMU_PRI_MMU_WPR2_ADDR_LO, regs::NV_HUBMMU_PRI_MMU_WPR2_ADDR_HI),
     };
@@ -193,10 +194,10 @@ fn mmu_lock<B: Bar0>(bar0: &mut B) -> Result<Option<Range<VramAddr>>, FbError> {
 /// last mebibyte without a display, and 128 KiB where the register names something below that mebibyte.
 fn vga<B: Bar0>(bar0: &mut B, chip: &Chip, total: u64) -> Result<Range<VramAddr>, FbError> {
     let last = |bytes: u64| VramAddr::new(total.saturating_sub(bytes))..VramAddr::new(total);
-    if chip.vga == VgaWorkspace::Last128K {
+    let VgaWorkspace::Register(register) = chip.vga else {
         return Ok(last(128 << 10));
-    }
-    let word = match read_register(bar0, regs::NV_PDISP_VGA_WORKSPACE_BASE) {
+    };
+    let word = match read_register(bar0, register) {
         Ok(word) => u64::from(word),
         Err(DeviceError::Poison { .. }) => 0,
         Err(why) => return Err(why.into()),

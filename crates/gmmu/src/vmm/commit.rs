@@ -128,8 +128,12 @@ impl<F: Format> Vmm<F> {
     fn prune<P: TablePool>(&mut self, pool: &mut P, linked: &[Linked]) {
         for n in (1..=dual_level::<F>()).rev() {
             for directory in linked.iter().filter(|directory| directory.level == n) {
+                #[cfg(feature = "sabotage")]
+                let mine = self.config.mistakes.undoes_others;
+                #[cfg(not(feature = "sabotage"))]
+                let mine = false;
                 let needed = self.jobs.iter().any(|(_, other)| other.held.linked.contains(directory));
-                if needed || !self.tree.is_idle(directory.number, directory.made_by) {
+                if !mine && (needed || !self.tree.is_idle(directory.number, directory.made_by)) {
                     continue;
                 }
                 if let Some(place) = self.tree.parent(directory.number) {

@@ -38,6 +38,8 @@ mod journal;
 mod large;
 #[cfg(feature = "alloc")]
 mod leaves;
+#[cfg(feature = "sabotage")]
+mod mistakes;
 #[cfg(feature = "alloc")]
 mod pages;
 #[cfg(feature = "alloc")]
@@ -81,6 +83,8 @@ pub use commit::{CloseError, CommitError};
 pub use frames::{FramesError, Want};
 #[cfg(feature = "alloc")]
 pub use job::{ExecuteError, Failed, Flushed, Job, Ready, Receipt, State};
+#[cfg(feature = "sabotage")]
+pub use mistakes::Mistakes;
 #[cfg(feature = "alloc")]
 pub use pages::MapError;
 #[cfg(feature = "alloc")]

@@ -119,6 +119,8 @@ pub(super) struct Setting<'a> {
     pub(super) tables_first: bool,
     /// Whether an entry is written in one store.
     pub(super) whole_words: bool,
+    #[cfg(feature = "sabotage")]
+    pub(super) mistakes: super::Mistakes,
 }
 
 /// The plan of one change in the making.
@@ -159,6 +161,12 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
         main.flush = Flush::new(what(if set.change.removes { Acknowledge::Globally } else { Acknowledge::None }));
         held.adds = set.change.adds;
         let plain = set.sparse.is_empty() && set.change.background.is_empty();
+        #[cfg(feature = "sabotage")]
+        let set = if set.mistakes.leaves_small_entries {
+            Setting { nothing: Nothing { closed: 0, ..set.nothing }, ..set }
+        } else {
+            set
+        };
         let only_takes = plain && set.change.new.is_empty();
         let only_adds = plain && set.change.old.is_empty();
         Self {
@@ -500,7 +508,27 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
         let at = self.tree.word_at(place).ok_or(PrepareError::Overflow)?;
         push_write(&mut self.main.links, one_word(at, word))?;
         self.main.deepen(depth);
+        #[cfg(feature = "sabotage")]
+        if self.set.mistakes.writes_both_halves && depth == Depth::UpToPde0 {
+            return self.link_other_half(place);
+        }
         Ok(())
+    }
+
+    /// Writes the other half of a dual entry as it is after the jobs that were prepared up to now.
+    #[cfg(feature = "sabotage")]
+    fn link_other_half(&mut self, place: Place) -> Result<(), PrepareError> {
+        let other = Place { slot: place.slot ^ 1, ..place };
+        let slot = if other.slot % 2 == 0 { Slot::Big } else { Slot::Small };
+        let word = match self.tree.child(other) {
+            Child::Table(number) => match self.tree.table(number) {
+                Some(table) => F::encode_link(slot, &Link::table(table.at))?,
+                None => 0,
+            },
+            Child::Empty | Child::Leaf | Child::Sparse | Child::Directory(_) => 0,
+        };
+        let at = self.tree.word_at(other).ok_or(PrepareError::Overflow)?;
+        Ok(push_write(&mut self.main.links, one_word(at, word))?)
     }
 }
 

@@ -222,6 +222,10 @@ impl<F: Format> Vmm<F> {
             }
             return Err(why);
         }
+        #[cfg(feature = "sabotage")]
+        for round in &mut body.rounds {
+            round.hasty = self.config.mistakes.ignores_acknowledge;
+        }
         let Record { change, held, .. } = &mut **record;
         let setting = Setting {
             va: &self.va,
@@ -234,6 +238,8 @@ impl<F: Format> Vmm<F> {
             scope: self.scope(),
             tables_first: self.config.chip.leaf_512m_needs_tables_first,
             whole_words: self.config.whole_words,
+            #[cfg(feature = "sabotage")]
+            mistakes: self.config.mistakes,
         };
         let init = &mut self.scraps.init;
         init.clear();
@@ -486,6 +492,10 @@ impl<F: Format> Vmm<F> {
     /// Lists the jobs that `record`'s has to wait for, and makes room for it among the records.
     fn predecessors(&mut self, record: &Record, after: &mut List<Shared<Progress>>) -> Result<(), PrepareError> {
         // Mostly there are none.
+        #[cfg(feature = "sabotage")]
+        if self.config.mistakes.never_waits {
+            return Ok(self.jobs.reserve(1)?);
+        }
         if !self.jobs.is_empty() {
             let waited = |earlier: &&Owned<Record>| earlier.is_waiting() && record.waits_for(earlier);
             for earlier in self.jobs.iter().map(|(_, earlier)| earlier).filter(waited) {

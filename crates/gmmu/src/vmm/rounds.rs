@@ -11,11 +11,21 @@ pub(crate) struct OwnedRound {
     pub(crate) evictable: List<Evictable>,
     pub(crate) links: List<Write>,
     pub(crate) flush: Flush,
+    /// It is done once its invalidate is triggered.
+    #[cfg(feature = "sabotage")]
+    pub(crate) hasty: bool,
 }
 
 impl OwnedRound {
     pub(crate) const fn new(what: Invalidate) -> Self {
-        Self { leaves: List::new(), evictable: List::new(), links: List::new(), flush: Flush::new(what) }
+        Self {
+            leaves: List::new(),
+            evictable: List::new(),
+            links: List::new(),
+            flush: Flush::new(what),
+            #[cfg(feature = "sabotage")]
+            hasty: false,
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {

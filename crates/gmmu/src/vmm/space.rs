@@ -72,13 +72,25 @@ pub struct SpaceConfig {
     /// Whether a job may be prepared that has to wait for an earlier one. Where not, it is refused with
     /// [`PrepareError::Pending`], and every job there is can be executed at once.
     pub queues: bool,
+    /// What its jobs do wrong.
+    #[cfg(feature = "sabotage")]
+    pub mistakes: super::Mistakes,
 }
 
 impl SpaceConfig {
     /// A space on a bus with 64-bit stores, with the usual limits, where jobs queue.
     #[must_use]
     pub fn new(chip: &'static Chip, vram_bytes: u64, used_by: Use) -> Self {
-        Self { chip, vram_bytes, used_by, limits: Limits::default(), whole_words: true, queues: true }
+        Self {
+            chip,
+            vram_bytes,
+            used_by,
+            limits: Limits::default(),
+            whole_words: true,
+            queues: true,
+            #[cfg(feature = "sabotage")]
+            mistakes: super::Mistakes::default(),
+        }
     }
 
     /// The page sizes of a space: those of its chip. Where a 512M leaf has to follow a table of invalid entries directly,

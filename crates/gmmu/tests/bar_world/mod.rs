@@ -218,8 +218,9 @@ fn bind(gpu: &mut Gpu, is_v3: bool, instance: u64) {
         gpu.write32(0xb8_0f64, 0).unwrap();
         0xb8_0f60
     } else {
-        gpu.write32(0xb8_0f40, 1 << 31 | (instance >> 12) as u32).unwrap();
-        0xb8_0f50
+        // The only names on Pascal, and aliases later.
+        gpu.write32(0x1704, 1 << 31 | (instance >> 12) as u32).unwrap();
+        0x1710
     };
     while gpu.read32(status).unwrap() & 3 != 0 {}
 }
