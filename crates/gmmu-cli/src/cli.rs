@@ -74,6 +74,7 @@ pub enum Command {
     /// Measure the library's parts, beside others
     Bench(cmd::bench::Args),
     /// Be a PCI device: the software GPU, for QEMU and other vfio-user clients
+    #[cfg(target_os = "linux")]
     Serve(cmd::serve::Args),
     /// List the NVIDIA cards of this machine
     List(cmd::list::Args),
@@ -108,6 +109,7 @@ impl Command {
             Self::Encode(args) => cmd::encode::run(args, console),
             Self::Selftest(args) => cmd::selftest::run(args, console),
             Self::Bench(args) => cmd::bench::run(args, console),
+            #[cfg(target_os = "linux")]
             Self::Serve(args) => cmd::serve::run(args, console),
             Self::List(args) => cmd::list::run(args, console),
             Self::Doctor(args) => cmd::doctor::run(args, console),

@@ -10,7 +10,6 @@ use gmmu::addr::TableAddr;
 use gmmu_sim::trace::{Event, Replay, Trace};
 use gmmu_sim::{Client, Config, Gpu, Rule};
 
-const PAGE: u64 = 4096;
 /// The buffer of the second client holds this plus the offset at every 64K.
 const FILLED: u64 = 0xd0_0000_0000_0000;
 const STRIDE: u64 = 0x1_0000;
@@ -83,7 +82,7 @@ fn look(gpu: &Gpu, root: TableAddr, va: u64) -> Option<Page> {
 fn judge(gpu: &Gpu, root: TableAddr, mark: u32, asked: &[(Range<u64>, Option<u64>)]) {
     let sparse = mark > 16;
     let around = if sparse { 0x12_3fe0_0000..0x12_4060_0000 } else { 0x12_3440_0000..0x12_34c0_0000 };
-    for va in around.step_by(if sparse { PAGE } else { STRIDE } as usize) {
+    for va in around.step_by(0x1000) {
         let part = asked.iter().find(|(range, _)| range.contains(&va));
         let wanted = part.map(|(range, offset)| offset.map(|offset| offset + va - range.start));
         match (wanted, look(gpu, root, va)) {

@@ -8,6 +8,7 @@
 //! for it, and what is wrong with it is answered with an error. The crate `vfio_user` has a server too; it allocates
 //! what a client names, panics on a version message that is too short, and loses its place after a refused message. So
 //! the few messages that are needed are read here, and that crate's client is what tests use.
+//! Linux alone: the descriptors of messages are closed on exec, which not every Unix can.
 #![forbid(unsafe_code)]
 
 mod card;

@@ -111,6 +111,23 @@ fn registers_without_rules_are_memory_and_the_rom_is_there() {
     served.end();
 }
 
+/// What nova-core of Linux 7.3 reads before it asks for firmware, and where it says where it keeps a page for flushes.
+#[test]
+fn what_nova_core_looks_at_first() {
+    let served = Served::new("ga102", 1);
+    let mut remote = Remote::connect(&served);
+    assert_eq!(remote.read32(0xa00), Ok(0x172a_1000));
+    assert_eq!(remote.read32(0x11_8128).unwrap() & 1, 1, "the progress of the boot firmware may be read");
+    assert_eq!(remote.read32(0x11_8234).unwrap() & 0xff, 0xff, "it has finished");
+    assert_eq!(remote.read32(0x11_83a4), Ok(1024), "mebibytes of video memory");
+    for register in [0x10_0c10, 0x10_0c40, 0x11_0004] {
+        remote.write32(register, 0x1234_5678).unwrap();
+        assert_eq!(remote.read32(register), Ok(0x1234_5678));
+    }
+    drop(remote);
+    served.end();
+}
+
 #[test]
 fn faults_are_interrupts() {
     let served = Served::new("gp107", 1);

@@ -191,6 +191,9 @@ impl Gpu {
         self.model.op += 1;
         self.model.judge_alignment(pdb, PAGE);
         self.model.add_root(pdb);
+        if let Some(root) = self.model.roots.get_mut(&Space::of(pdb).flat(pdb.raw() & !0xfff)) {
+            root.noted = true;
+        }
     }
 
     /// A root is out of use: no channel will use it again, and nothing below it counts as reachable through it. What

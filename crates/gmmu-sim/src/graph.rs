@@ -18,6 +18,8 @@ const LIVE_MAX: u32 = 1 << 20;
 /// An address space that the model knows.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Root {
+    /// The driver told of it.
+    pub(crate) noted: bool,
     /// An engine has used it.
     pub(crate) engine: bool,
     /// How many BARs are bound to it.
@@ -93,6 +95,21 @@ impl Model {
         if let Some(root) = self.roots.remove(&flat) {
             self.let_go(flat, &root);
             self.unlink(Space::unflat(flat), self.decoder.top(), None);
+        }
+    }
+
+    /// The caches of a space were invalidated. A root that nobody spoke of but invalidates, and whose top table is empty
+    /// by now, is out of use: drivers clear it before its memory becomes something else, and nobody tells.
+    pub(crate) fn forget_emptied(&mut self, flat: u64) {
+        let spoken_of = |root: &Root| root.noted || root.engine || root.bars > 0;
+        if self.roots.get(&flat).is_none_or(spoken_of) {
+            return;
+        }
+        let at = Space::unflat(flat);
+        let mut words =
+            (0..u64::from(self.decoder.table_words(self.decoder.top()))).map(|n| at.with_raw(at.raw() + 8 * n));
+        if words.all(|at| self.memory.word(at) == Some(0)) {
+            self.drop_root(flat);
         }
     }
 

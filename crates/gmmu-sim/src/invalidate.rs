@@ -127,5 +127,8 @@ impl Running {
         let acknowledged = self.command & ACK == MEMBAR_AND_ACK;
         let reach = Reach { pdb, hub_only, deepest, acknowledged, drained: self.drained };
         model.invalidated(reach, self.triggered);
+        if let Some(root) = pdb {
+            model.forget_emptied(root);
+        }
     }
 }

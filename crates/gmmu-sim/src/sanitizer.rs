@@ -5,7 +5,8 @@
 //!
 //! * An entry or a table is *live* when it can be reached from a root that the model knows: one named by
 //!   [`note_root`](crate::Gpu::note_root), by an access, by an invalidate or by a bound instance block. A root that is
-//!   given back is live only while a BAR is bound to it. Entries are judged when they are stored, or become live; of
+//!   given back is live only while a BAR is bound to it; one that nothing but invalidates has named, until one finds its
+//!   top table empty. Entries are judged when they are stored, or become live; of
 //!   several that are wrong in one store the first is reported.
 //! * A *stale hit* is an access that used a cached entry (an invalid one too) where a walk through memory as it is now
 //!   gives another result: other memory, size, kind or flags, or a fault in one case only. Two different faults are not a

@@ -271,3 +271,28 @@ fn the_story_has_the_callers_labels() {
     let story = driver.gpu.take_findings().remove(0).story;
     assert!(story.iter().any(|event| event.label.is_none()) && story.iter().any(|event| event.label.is_some()));
 }
+
+/// A driver that tells of nothing clears a top table before its memory becomes something else.
+#[test]
+fn an_emptied_root_is_forgotten_unless_somebody_spoke_of_it() {
+    for chip in BOTH {
+        for noted in [false, true] {
+            let mut driver = Driver::new(chip);
+            let root = TableAddr::vram(0x90_0000);
+            if noted {
+                driver.gpu.note_root(root);
+            }
+            let knows = |driver: &Driver| driver.gpu.roots().any(|known| known == root);
+            driver.write(root.raw(), driver.pde(PD0));
+            invalidate_of(&mut driver, root.raw());
+            assert!(knows(&driver), "{chip}");
+            driver.write(root.raw(), 0);
+            invalidate_of(&mut driver, root.raw());
+            assert_eq!(knows(&driver), noted, "{chip}");
+            assert_eq!(driver.rules(), []);
+            // A leaf, where a root has none.
+            driver.write(root.raw(), 1);
+            assert_eq!(driver.rules().is_empty(), !noted, "{chip}");
+        }
+    }
+}

@@ -3,6 +3,7 @@
 
 use gmmu::addr::{PageSize, PhysAddr, VramAddr};
 use gmmu::chip::Chip;
+use gmmu::device::Width;
 use gmmu::format::{Format, V2, V3};
 use gmmu::mmio::Mmio;
 use gmmu::vmm::{Extent, MapRequest, SpaceConfig, Span, Use, Vmm};

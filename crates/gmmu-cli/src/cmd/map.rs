@@ -8,6 +8,7 @@ use gmmu::addr::{PAGE_BYTES, PageSize, PhysAddr};
 use gmmu::format::{Flags, Format, Kind};
 use gmmu::vmm::{Extent, Job, MapRequest, Receipt, Use, Vmm};
 use gmmu_sim::{AccessKind, Config, Speculation};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use memory::Memory;
@@ -29,10 +30,10 @@ Examples:
   gmmu map --size 1G --page 4K --scatter 7 --json
   gmmu map --size 16M --flags ro,vol --vram-out vram.img --keep
 
-Chips: tu102 tu104 tu106 tu116 tu117 ga100 ga102 ga102f ga103 ga104 ga106 ga107
-ad102 ad103 ad104 ad106 ad107 gh100 gb100 gb102 gb110 gb112 gb202 gb203 gb205
-gb206 gb207; without video memory gb10b gb20b gb20c. Everything runs on a model:
-no GPU is needed or touched.
+Chips: gp107 tu102 tu104 tu106 tu116 tu117 ga100 ga102 ga102f ga103 ga104 ga106
+ga107 ad102 ad103 ad104 ad106 ad107 gh100 gb100 gb102 gb110 gb112 gb202 gb203
+gb205 gb206 gb207; without video memory gb10b gb20b gb20c. Everything runs on a
+model: no GPU is needed or touched.
 Exit code 1: a page was wrong, or the sanitizer found something.";
 
 /// Every 4 KiB is looked up, whatever the page size.
@@ -95,8 +96,8 @@ pub struct Args {
 }
 
 /// All that `gmmu map` says.
-#[derive(Debug, Serialize)]
-struct Report {
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Report {
     schema: u32,
     chip: &'static str,
     counts: CountsView,

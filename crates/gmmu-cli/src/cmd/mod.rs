@@ -18,6 +18,7 @@ pub mod replay;
 pub mod roots;
 pub mod run;
 pub mod selftest;
+#[cfg(target_os = "linux")]
 pub mod serve;
 pub mod soak;
 pub mod stats;

@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 
 use gmmu::chip::Chip;
 use gmmu_serve::{Card, Parted, Server};
+use gmmu_sim::Config;
 use gmmu_sim::trace::Tape;
-use gmmu_sim::{Config, Severity};
+use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::console::{BAD, Console, GOOD, SCHEMA, STRONG, View};
+use crate::console::{BAD, Console, SCHEMA, STRONG, View};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::files;
-use crate::machine::CountsView;
+use crate::machine::{CountsView, FindingView};
 use crate::notation::{Counted, Size};
 use crate::num::number;
 use crate::snapshot::{self, NamedRoot, SnapshotInfo};
@@ -73,20 +74,22 @@ pub struct Args {
 }
 
 /// All that `gmmu serve` says in the end.
-#[derive(Debug, Serialize)]
-struct Served {
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Served {
     schema: u32,
     chip: &'static str,
     parted: String,
     counts: CountsView,
     faults: u64,
-    /// What the sanitizer found, notes not counted; none where it was not asked for.
-    findings: Option<u64>,
     spaces: usize,
+    /// What the sanitizer found; none where it was not asked for.
+    findings: Option<Vec<FindingView>>,
+    /// Findings beyond those.
+    more_findings: u64,
 }
 
-/// Most findings that are printed; the rest are counted.
-const SHOWN: u64 = 1024;
+/// Most findings that are kept; the rest are counted.
+const SHOWN: usize = 1024;
 
 /// Runs the command.
 ///
@@ -104,17 +107,17 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
         let what = format!("{}: no socket: {error}", args.socket.display());
         Failure::new(Exit::of_file(&error), what).hint("name a path that does not exist yet, in a folder that does")
     })?;
-    let Size(vram) = Size(config.vram);
     let (name, device) = (args.chip.name, card.identity().device);
     console.note(format_args!(
         "{name} (10de:{device:04x}), {} of video memory, at {}",
-        Size(vram),
+        Size(config.vram),
         args.socket.display()
     ));
 
-    let mut watch = Watch { args, console, found: 0, failed: None };
+    let mut watch = Watch { args, console, found: Vec::new(), more: 0, failed: None };
     let parted = server.serve(&mut card, |card| watch.after(card));
-    let Watch { found, failed, .. } = watch;
+    let Watch { found, more, failed, .. } = watch;
+    let clean = !found.iter().any(FindingView::counts);
     if let Some(tape) = tape {
         tape.finish().map_err(|error| files::unwritable(args.record.as_deref().unwrap_or(Path::new("")), &error))?;
     }
@@ -131,13 +134,14 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
         parted: parted.to_string(),
         counts: card.gpu().counts().into(),
         faults: card.gpu().faults(),
-        findings: args.sanitize.then_some(found),
         spaces: card.gpu().roots().count(),
+        findings: args.sanitize.then_some(found),
+        more_findings: more,
     };
     console.show(&served)?;
     match (parted, failed) {
         (_, Some(failure)) => Err(failure),
-        (Parted::Cleanly, None) if found == 0 => Ok(Exit::Done),
+        (Parted::Cleanly, None) if clean => Ok(Exit::Done),
         (Parted::Cleanly | Parted::Amid | Parted::BadSize { .. }, None) => Ok(Exit::Negative),
         (failed, None) => Err(Failure::input(failed)),
     }
@@ -152,7 +156,8 @@ fn tape(path: &Path, config: &Config) -> Result<Tape, Failure> {
 struct Watch<'a, 'c> {
     args: &'a Args,
     console: &'a mut Console<'c>,
-    found: u64,
+    found: Vec<FindingView>,
+    more: u64,
     /// The first thing that could not be written.
     failed: Option<Failure>,
 }
@@ -160,14 +165,14 @@ struct Watch<'a, 'c> {
 impl Watch<'_, '_> {
     fn after(&mut self, card: &mut Card) {
         if self.args.sanitize && !card.gpu().findings().is_empty() {
-            for finding in card.gpu().take_findings() {
-                self.found += u64::from(finding.severity != Severity::Note);
-                if self.found <= SHOWN {
-                    let says = finding.says();
-                    let shown = self.console.line(format_args!("{BAD}{says}{BAD:#}"));
-                    self.failed = self.failed.take().or(shown.err());
-                }
+            let found: Vec<_> = card.gpu().take_findings().iter().map(FindingView::from).collect();
+            let (kept, more) = found.split_at(found.len().min(SHOWN.saturating_sub(self.found.len())));
+            self.more += more.len() as u64;
+            if !self.console.json() && !kept.is_empty() {
+                let shown = FindingView::list(kept, self.console).and_then(|()| self.console.flush());
+                self.failed = self.failed.take().or(shown.err());
             }
+            self.found.extend_from_slice(kept);
         }
         if let (Some(mark), Some(path)) = (card.take_mark(), &self.args.snapshot_on_mark) {
             let mut name = path.clone().into_os_string();
@@ -205,11 +210,12 @@ impl View for Served {
             self.spaces,
             self.faults
         ))?;
-        match self.findings {
+        match &self.findings {
             None => Ok(()),
-            Some(0) => console.line(format_args!("{GOOD}the sanitizer found nothing{GOOD:#}")),
+            Some(found) if found.is_empty() => FindingView::list(&[], console),
             Some(found) => {
-                console.line(format_args!("{BAD}the sanitizer: {}{BAD:#}", Counted(found, "finding", "findings")))
+                let found = Counted(found.len() as u64 + self.more_findings, "finding", "findings");
+                console.line(format_args!("{BAD}the sanitizer: {found}{BAD:#}"))
             }
         }
     }

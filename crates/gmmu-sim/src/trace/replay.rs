@@ -1,6 +1,6 @@
 //! Doing a trace again, to a software GPU.
 
-use super::{Event, Trace};
+use super::{Event, Trace, Way};
 use crate::config::{Config, ConfigError};
 use crate::fault::{AccessKind, Client};
 use crate::gpu::Gpu;
@@ -73,6 +73,14 @@ impl Replay {
                 self.note_written(*at, u64::from(width.bytes()));
                 self.gpu.write(*at, *width, *value)
             }
+            // One call of the driver's, as it was.
+            Event::WriteRun(Way::Bar0, at, Width::W64, run) => match u32::try_from(*at) {
+                Ok(at) => {
+                    self.note_written(at, 8 * u64::from(run.count));
+                    self.gpu.write_run(at, *run)
+                }
+                Err(_) => Err(DeviceError::BadOffset { offset: u32::MAX, bytes: 8 }),
+            },
             Event::WriteRun(way, at, width, run) => {
                 for (word, at) in run.words().zip((*at..).step_by(width.bytes() as usize)) {
                     match Event::write(*way, at, *width, word) {
