@@ -70,6 +70,7 @@ A script has one operation a line, or several with ; between. # is a comment.
   expect J rounds=2                       of writes, with an invalidate each
   write a buf+0x10 0xdeadbeef             32 bits, through the GPU's MMU
   read a buf+0x10 0xdeadbeef              and must find this
+  look a buf+0x10                         whatever it finds, if not outdated
   refuse Busy map a va=buf len=4K         must fail, and with this error
   inst bind C a                           a channel's instance block names a
   inst unbind C
@@ -384,7 +385,11 @@ fn explore<F: Format>(
     let progress = Progress::new(console.terminal(), "trying schedules", None);
     let mut explored = explorer.explore::<F>(script)?;
     let worth_it = explored.found && script.schedule.is_none();
-    let reduced = if worth_it { Some(explorer.reduce(script, &mut explored)?) } else { None };
+    // What options have said, the script is to say itself.
+    let bar1 = script.bar1.map(|bytes| format!(" bar1={}", Size(bytes))).unwrap_or_default();
+    let gpu = Some(format!("gpu {} vram={}{bar1}", chip.name, Size(vram)));
+    let whole = Script { gpu, ..script.clone() };
+    let reduced = if worth_it { Some(explorer.reduce(&whole, &mut explored)?) } else { None };
     drop(progress);
     if let (Some(path), Some(reduced)) = (&args.reduced, &reduced) {
         files::write_whole(path, |file| {

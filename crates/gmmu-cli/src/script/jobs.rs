@@ -273,9 +273,14 @@ impl<F: Format> Runner<F> {
 
     /// `zap`
     pub(super) fn zap(&mut self, name: &str) -> Result<(), Refusal> {
-        let found = self.zaps.get(name);
-        let (_, zap) = found.ok_or_else(|| Refusal::plain(format!("nothing was mapped evictable={name}")))?;
+        let zap = self.zap_named(name)?;
         zap.zap(self.machine.mmio()).map_err(|why| Refusal::of(&why))
+    }
+
+    /// The zap of that name.
+    pub(super) fn zap_named(&self, name: &str) -> Result<Zap, Refusal> {
+        let found = self.zaps.get(name).map(|(_, zap)| zap.clone());
+        found.ok_or_else(|| Refusal::plain(format!("nothing was mapped evictable={name}")))
     }
 
     /// Enters a part of a prepared change into the books. Where nothing older is mapped any more once it is done.

@@ -106,6 +106,8 @@ pub enum Op {
     Write(String, At, u32),
     /// `read`
     Read(String, At, u32),
+    /// `look`
+    Look(String, At),
     /// `inject`
     Inject(Inject),
     /// `snapshot FILE`

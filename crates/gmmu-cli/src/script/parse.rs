@@ -220,7 +220,7 @@ impl Script {
 /// The levels at which a walk can end.
 const LEVELS: [&str; 6] = ["PDE4", "PDE3", "PDE2", "PDE1", "PDE0", "PTE"];
 /// The first words of lines.
-pub(super) const OPERATIONS: [&str; 32] = [
+pub(super) const OPERATIONS: [&str; 33] = [
     "gpu",
     "space",
     "map",
@@ -245,6 +245,7 @@ pub(super) const OPERATIONS: [&str; 32] = [
     "expect",
     "write",
     "read",
+    "look",
     "refuse",
     "inst",
     "bar1",
@@ -297,6 +298,7 @@ fn operation(words: &[&str], steps: &mut Option<Vec<What>>) -> Read<Op> {
             let value = word(args.take_word("the value")?)?;
             if verb == "write" { Op::Write(space, va, value) } else { Op::Read(space, va, value) }
         }
+        "look" => Op::Look(args.take_name("the space")?, at(args.take_word("the address")?)?),
         "inst" => Op::Inst(inst(&mut args)?),
         "bar1" => Op::Bar1(bar1(&mut args)?),
         "inject" => Op::Inject(inject(&mut args)?),

@@ -8,7 +8,7 @@ use std::path::Path;
 use gmmu::bar1::Bar1;
 use gmmu::format::Format;
 use gmmu::vmm::{Use, Vmm, Zap};
-use gmmu_sim::{Client, Gpu};
+use gmmu_sim::{AccessKind, Client, Gpu};
 
 use super::bar1::Mappings;
 use super::books::Books;
@@ -186,6 +186,12 @@ impl<F: Format> Runner<F> {
                     found if found == *wanted => Ok(()),
                     found => Err(Refusal::plain(format!("found {found:#010x}, not {wanted:#010x}"))),
                 }
+            }
+            Op::Look(space, va) => {
+                let (client, va) = (self.client(space)?, self.address(va)?);
+                // Whatever it finds: the sanitizer judges it.
+                let _ = self.machine.gpu().access(client, va, AccessKind::Read, true);
+                Ok(())
             }
             Op::Inject(Inject { what, at, times }) => {
                 match what {

@@ -48,6 +48,7 @@ fn what_does_not_read_says_what_would() {
     for (text, part) in [
         ("spares a va=0 len=2M", "s:1: \"spares\" is no operation; did you mean sparse?"),
         ("frobnicate", "there are gpu space map"),
+        ("look a", "the address is missing"),
         ("thread 1 map a va=auto len=4K", "thread NAME: OPERATION: the name and its : are missing"),
         ("thread A: space a\nspace b\nthread B: close a", "s:2: space b: lines of threads stand together"),
         ("space a\nschedule A", "s:2: schedule: the script has no lines of threads"),

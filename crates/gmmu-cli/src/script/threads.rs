@@ -3,6 +3,7 @@
 //! A step is what happens under one hold of a lock: all that the planner does in a call, one entry that is stored, with the
 //! move of the window before it, or one look at an invalidate, whose first one triggers it.
 
+use gmmu::device::Poll;
 use gmmu::format::Format;
 
 use super::jobs::{Pending, Stage};
@@ -12,12 +13,19 @@ use super::runner::{Broken, Ran, Runner};
 use super::work::Pace;
 use crate::exit::Failure;
 
+/// An invalidate that was looked at so often, in a row, is given up: any other has ended by then.
+const LOOKS_MAX: u32 = 256;
+
 /// A thread, and how far it has got.
 pub(super) struct Thread<'s> {
     pub(super) name: &'s str,
     lines: Vec<(usize, &'s Line)>,
     /// A change that was prepared, and is to be executed and committed.
     open: Option<Pending>,
+    /// A zap has cleared its entries, and waits for its invalidate.
+    zapped: bool,
+    /// Looks at an invalidate, one after the other.
+    looks: u32,
     /// Why it cannot go on, until somebody else has.
     pub(super) waits: Option<Broken>,
 }
@@ -40,7 +48,7 @@ impl<'s> Thread<'s> {
             let Some(name) = line.thread.as_deref() else { continue };
             let known = threads.iter().position(|thread| thread.name == name);
             let at = known.unwrap_or_else(|| {
-                threads.push(Thread { name, lines: Vec::new(), open: None, waits: None });
+                threads.push(Thread { name, lines: Vec::new(), open: None, zapped: false, looks: 0, waits: None });
                 threads.len() - 1
             });
             threads[at].lines.push((*number, line));
@@ -62,15 +70,30 @@ impl<F: Format> Runner<F> {
     /// Only what ends the whole program.
     pub(super) fn turn(&mut self, thread: &mut Thread<'_>) -> Result<Turn, Failure> {
         let Some(&(number, line)) = thread.lines.last() else { return Ok(Turn::Waits) };
+        let stores = self.stores();
         let result = match (&line.op, thread.open.take()) {
             (Op::Change { job: None, change }, open) => self.turn_of_change(change, open, thread),
             (Op::Job(name, JobOp::Execute(None)), _) => self.turn_of_job(name),
+            (Op::Zap(name), _) => self.turn_of_zap(name, thread),
             _ => {
                 thread.lines.pop();
                 let ran = self.run(number, line)?;
                 return Ok(if let Ran::Broken(broken) = ran { Turn::Broken(broken) } else { Turn::Done });
             }
         };
+        let result = result.and_then(|done| {
+            thread.looks = if done || self.stores() != stores { 0 } else { thread.looks + 1 };
+            if thread.looks < LOOKS_MAX {
+                return Ok(done);
+            }
+            (thread.looks, thread.zapped) = (0, false);
+            if let Some(pending) = thread.open.take()
+                && let Err((pending, _)) = self.cancel(pending)
+            {
+                self.let_go(pending);
+            }
+            Err(Refusal::named("Timeout", format!("the invalidate was not acknowledged in {LOOKS_MAX} looks")))
+        });
         let is_expected = |why: &Refusal| line.refused.as_ref().is_some_and(|name| why.names.contains(name));
         Ok(match result {
             Ok(false) => {
@@ -123,6 +146,25 @@ impl<F: Format> Runner<F> {
                 Err(why)
             }
         }
+    }
+
+    /// How much was stored up to now.
+    fn stores(&mut self) -> u64 {
+        let counts = self.machine.gpu().counts();
+        counts.writes + counts.sys_writes
+    }
+
+    /// A step of a zap: its stores, or a look at the invalidate. Whether that was all.
+    fn turn_of_zap(&mut self, name: &str, thread: &mut Thread<'_>) -> Result<bool, Refusal> {
+        let zap = self.zap_named(name)?;
+        if !thread.zapped {
+            zap.write(self.machine.mmio()).map_err(|why| Refusal::of(&why))?;
+            thread.zapped = true;
+            return Ok(false);
+        }
+        let poll = zap.poll_flush(self.machine.mmio()).map_err(|why| Refusal::of(&why))?;
+        thread.zapped = poll == Poll::Pending;
+        Ok(!thread.zapped)
     }
 
     /// A step of a job's execution. Whether that was the last one.

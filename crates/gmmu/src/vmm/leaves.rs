@@ -83,6 +83,10 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
     }
 
     fn clear_small(&mut self, turn: &Turn, table: &Table, range: Range<u64>) -> Result<(), PrepareError> {
+        #[cfg(feature = "sabotage")]
+        if self.set.mistakes.leaves_small_entries {
+            return Ok(());
+        }
         let at = |va| entry_at(table.at, SMALL_TABLE.index(va));
         if !turn.any_sparse && turn.joined() == 0 {
             let run = Run { first: 0, step: 0, count: small((range.end - range.start) >> SMALL_TABLE.shift) };
@@ -91,10 +95,6 @@ impl<F: Format, P: TablePool> Planner<'_, F, P> {
         }
         for page in range.step_by(PAGE) {
             let chunk = 1 << BIG_TABLE.index(page);
-            #[cfg(feature = "sabotage")]
-            if self.set.mistakes.leaves_small_entries && turn.joined() & chunk != 0 {
-                continue;
-            }
             let first = if turn.open1 & chunk != 0 { self.background_word(page) } else { 0 };
             let write = Write { at: at(page), run: Run { first, step: 0, count: 1 }, stride: 8, source: Source::Words };
             // A 64K entry takes the chunk's place, and no two valid entries may follow one another.

@@ -10,7 +10,7 @@ pub struct Mistakes {
     pub writes_both_halves: bool,
     /// A job that is cancelled takes back directories that others use by now.
     pub undoes_others: bool,
-    /// Small entries stay where a 64K page takes their place, and its slot says nothing when that goes.
+    /// Small entries stay as they are where a 64K slot is closed over them.
     pub leaves_small_entries: bool,
     /// An invalidate counts as done once it is triggered.
     pub ignores_acknowledge: bool,

@@ -161,12 +161,6 @@ impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
         main.flush = Flush::new(what(if set.change.removes { Acknowledge::Globally } else { Acknowledge::None }));
         held.adds = set.change.adds;
         let plain = set.sparse.is_empty() && set.change.background.is_empty();
-        #[cfg(feature = "sabotage")]
-        let set = if set.mistakes.leaves_small_entries {
-            Setting { nothing: Nothing { closed: 0, ..set.nothing }, ..set }
-        } else {
-            set
-        };
         let only_takes = plain && set.change.new.is_empty();
         let only_adds = plain && set.change.old.is_empty();
         Self {
