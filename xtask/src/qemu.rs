@@ -11,28 +11,10 @@ mod space;
 
 use std::time::Duration;
 
+use crate::checks::Checks;
 use guest::Guest;
 use initramfs::Initramfs;
 use kit::{Flavour, Kit};
-
-/// What a stage found out: a line each, and whether it is as it should be.
-#[derive(Default)]
-struct Checks {
-    passed: usize,
-    failed: usize,
-}
-
-impl Checks {
-    fn check(&mut self, what: &str, holds: bool) {
-        println!("{} {what}", if holds { "ok     " } else { "FAILED " });
-        *if holds { &mut self.passed } else { &mut self.failed } += 1;
-    }
-
-    fn end(&self) -> Result<(), String> {
-        println!("{} passed, {} failed", self.passed, self.failed);
-        if self.failed == 0 { Ok(()) } else { Err("the guest did not do what it should".to_owned()) }
-    }
-}
 
 /// Runs the stage of that name; `None` where there is none.
 pub(crate) fn run(stage: &str) -> Option<Result<(), String>> {

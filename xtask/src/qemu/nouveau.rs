@@ -22,7 +22,8 @@ use super::guest::Guest;
 use super::initramfs::Initramfs;
 use super::kit::{Flavour, Kit, at, run};
 use super::space::{self, Page, Space};
-use super::{Checks, modules, number};
+use super::{modules, number};
+use crate::checks::Checks;
 
 /// How long nouveau may take.
 const LIMIT: Duration = Duration::from_secs(240);

@@ -5,12 +5,12 @@ use std::path::Path;
 
 use gmmu::addr::TableAddr;
 use gmmu::chip::Chip;
-use gmmu_cli::console::{Streams, Terminal};
 use gmmu_cli::snapshot::{self, NamedRoot, SnapshotInfo};
 use gmmu_sim::Gpu;
 use serde_json::Value;
 
 use super::number;
+use crate::program::gmmu;
 
 const PAGE: u64 = 4096;
 
@@ -61,14 +61,4 @@ fn dump(gpu: &Gpu, root: TableAddr, path: &Path) -> Result<Space, String> {
         }
     }
     Ok(Space { root, pages, text })
-}
-
-/// Runs the program, and gives what it prints.
-fn gmmu(args: &[&str]) -> Result<String, String> {
-    let args = std::iter::once("gmmu").chain(args.iter().copied()).map(Into::into);
-    let (mut out, mut err) = (Vec::new(), Vec::new());
-    let streams = Streams { input: &mut std::io::empty(), out: &mut out, err: &mut err, terminal: Terminal::default() };
-    let exit = gmmu_cli::run(args, streams);
-    let said = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    if exit.code() == 0 { Ok(said(out)) } else { Err(said(err)) }
 }
