@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use gmmu::addr::TableAddr;
 use gmmu::walk::{Is, Step, Why};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::console::{BAD, Console, STRONG};
@@ -15,7 +16,7 @@ use crate::source::Source;
 pub const BAD_MAX: usize = 10_000;
 
 /// One bad entry.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct BadEntry {
     entry: Text<TableAddr>,
     raw: Vec<Word>,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use gmmu_pci::card::{Bar, Unread};
 use gmmu_pci::{Bdf, Card, Cards};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::console::Console;
@@ -40,7 +41,7 @@ impl MachineArgs {
 }
 
 /// A card, in JSON.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub struct CardView {
     bdf: Text<Bdf>,
     vendor: &'static str,
@@ -64,14 +65,14 @@ pub struct CardView {
     unread: Vec<UnreadView>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct PowerView {
     state: Option<&'static str>,
     runtime: Option<&'static str>,
     control: Option<&'static str>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct BarView {
     index: usize,
     start: Address,
@@ -82,14 +83,14 @@ struct BarView {
     assigned: bool,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct SriovView {
     total: Option<u32>,
     enabled: Option<u32>,
     parent: Option<Text<Bdf>>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct UnreadView {
     file: &'static str,
     why: String,

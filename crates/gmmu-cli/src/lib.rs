@@ -24,6 +24,7 @@ pub mod progress;
 pub mod ranges;
 pub mod roots;
 pub mod scan;
+pub mod schemas;
 pub mod script;
 pub mod snapshot;
 pub mod source;

@@ -3,6 +3,7 @@
 use gmmu::addr::PhysAddr;
 use gmmu::format::Leaf;
 use gmmu::walk::{Is, Step};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::entry::{flags, flags_text};
@@ -73,7 +74,7 @@ impl Mapped {
 }
 
 /// A mapped range as it is printed.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct RangeView {
     va: Address,
     bytes: u64,

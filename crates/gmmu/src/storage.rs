@@ -263,6 +263,23 @@ impl<T, const BLOCK: usize> Slab<T, BLOCK> {
         }
     }
 
+    /// The values in two slots, to change; `None` where one lacks, or both are the same.
+    pub fn pair_mut(&mut self, one: u32, other: u32) -> Option<(&mut T, &mut T)> {
+        let (low, high) = (one.min(other) as usize, one.max(other) as usize);
+        let (below, above) = self.blocks.as_mut_slice().split_at_mut_checked(high / BLOCK)?;
+        let block = above.first_mut()?.as_mut_slice();
+        let (low, high) = if low / BLOCK < high / BLOCK {
+            (below.get_mut(low / BLOCK)?.as_mut_slice().get_mut(low % BLOCK)?, block.get_mut(high % BLOCK)?)
+        } else {
+            let (below, above) = block.split_at_mut_checked(high % BLOCK)?;
+            (below.get_mut(low % BLOCK)?, above.first_mut()?)
+        };
+        match (low, high) {
+            (Slot::Used(low), Slot::Used(high)) => Some(if one < other { (low, high) } else { (high, low) }),
+            _ => None,
+        }
+    }
+
     /// All values with their numbers, in the order of the numbers.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
         self.blocks.iter().flat_map(|block| block.iter()).zip(0u32..).filter_map(|(slot, index)| match slot {
@@ -459,5 +476,22 @@ mod tests {
         assert_eq!((slab.len(), slab.get(numbers[4])), (4, Some(&40)));
         assert_eq!(slab.insert_within(99), Ok(numbers[2]));
         assert_eq!(slab.iter().map(|(_, v)| *v).sum::<u64>(), 10 + 99 + 30 + 40);
+    }
+
+    #[test]
+    fn two_values_of_a_slab_are_borrowed_at_a_time() {
+        let mut slab = Slab::<u64, 4>::new();
+        slab.reserve(8).expect("memory");
+        let numbers: Vec<u32> = (0..7).map(|n| slab.insert_within(n * 10).expect("reserved")).collect();
+        let values: Vec<u64> = numbers.iter().map(|n| *slab.get(*n).expect("there")).collect();
+        for (one, a) in numbers.iter().zip(&values) {
+            for (other, b) in numbers.iter().zip(&values) {
+                let pair = slab.pair_mut(*one, *other).map(|(one, other)| (*one, *other));
+                assert_eq!(pair, (one != other).then_some((*a, *b)));
+            }
+        }
+        slab.remove(numbers[3]);
+        assert_eq!(slab.pair_mut(numbers[0], numbers[3]), None);
+        assert_eq!(slab.pair_mut(numbers[0], 99), None);
     }
 }

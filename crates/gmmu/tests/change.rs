@@ -4,10 +4,10 @@
 mod common;
 
 use common::{World, DATA, GIB, MIB};
-use gmmu::addr::{PageSize, PhysAddr};
-use gmmu::format::{Flags, Kind, V2, V3};
-use gmmu::vmm::{PrepareError, Protection, Span};
-use gmmu_sim::{AccessKind, Client, Config};
+use gmmu::addr::{Aperture, PageSize, PeerId, PhysAddr};
+use gmmu::format::{Flags, Format, Kind, MmuVersion, V2, V3};
+use gmmu::vmm::{Extent, MapRequest, PrepareError, Protection, Span};
+use gmmu_sim::{AccessKind, Client, Config, FaultType};
 
 const VA: u64 = 4 * GIB;
 const KIB_64: u64 = 64 << 10;
@@ -37,6 +37,102 @@ fn a_page_is_cut_out_of_every_larger_one() {
         world.assert_clean();
         world.assert_no_leak();
     }
+}
+
+/// The largest page there is, which only memory of a peer can fill: 256 GiB less one page stay mapped.
+#[test]
+fn a_page_is_cut_out_of_a_256g_page() {
+    let mut world = World::<V3>::new("gb100");
+    let (va, page) = (1024 * GIB, 256 * GIB);
+    let peer = |raw| PhysAddr::new(Aperture::Peer(PeerId::new(2).unwrap()), raw);
+    let extents = [Extent { to: peer(1 << 40), bytes: 2 * page }];
+    let job = world.prepare(&MapRequest::extents(&extents).at(va).page(PageSize::Size256G)).unwrap();
+    world.finish(job);
+    let hole = va + 3 * GIB + 5 * 4096..va + 3 * GIB + 6 * 4096;
+    assert_eq!(world.prepare_unmap(hole.clone()).unwrap_err(), PrepareError::WouldFault { entry: va..va + page });
+    let job = world.prepare_unmap(Span::new(hole.clone()).quiesced()).unwrap();
+    world.cancel(job);
+    world.assert_no_leak();
+    let job = world.prepare_unmap(Span::new(hole.clone()).quiesced()).unwrap();
+    assert_eq!(job.rounds(), 2, "never valid to valid across page sizes");
+    world.finish(job);
+    world.assert_faults(hole.clone());
+    // Each size where it fits, from the hole outwards; the page beside it is whole.
+    let sizes = [4096, KIB_64, 2 * MIB, 512 * MIB, page];
+    let around = [hole.end, hole.start & !(2 * MIB - 1) | MIB, va + 3 * GIB + 2 * MIB, va, va + page];
+    for (at, bytes) in around.into_iter().zip(sizes) {
+        let found = world.access(at).unwrap();
+        assert_eq!((found.to, found.page_bytes), (peer((1 << 40) + (at - va)), bytes), "{at:#x}");
+    }
+    world.unmap(va..va + 2 * page);
+    assert!(around.into_iter().all(|at| world.access(at).is_err()));
+    world.assert_clean();
+    world.assert_no_leak();
+}
+
+/// Every flag on its own: maps with it, takes it off the page in the middle, and puts it on where it was not.
+fn every_flag<F: Format>(chip: &str) {
+    let none = gmmu_sim::Flags::default();
+    // What the tables say of it, and which access it stops.
+    let cases = [
+        (
+            Flags { read_only: true, ..Flags::NONE },
+            gmmu_sim::Flags { read_only: true, ..none },
+            Some(FaultType::ReadOnly),
+        ),
+        (
+            Flags { privileged: true, ..Flags::NONE },
+            gmmu_sim::Flags { privileged: true, ..none },
+            Some(FaultType::Priv),
+        ),
+        (
+            Flags { no_atomic: true, ..Flags::NONE },
+            gmmu_sim::Flags { no_atomic: true, ..none },
+            Some(FaultType::Atomic),
+        ),
+        (Flags { volatile: true, ..Flags::NONE }, gmmu_sim::Flags { vol: true, ..none }, None),
+        (Flags { no_access_counting: true, ..Flags::NONE }, gmmu_sim::Flags { acd: true, ..none }, None),
+    ];
+    for ((flags, said, stops), page) in cases
+        .into_iter()
+        .flat_map(|case| [PageSize::Size4K, PageSize::Size64K, PageSize::Size2M].map(|page| (case, page)))
+    {
+        let mut world = World::<F>::new(chip);
+        let extents = [Extent { to: PhysAddr::vram(DATA), bytes: 3 * page.bytes() }];
+        let prepared = world.prepare(&MapRequest::extents(&extents).at(VA).page(page).flags(flags));
+        if flags.no_access_counting && F::VERSION == MmuVersion::V2 {
+            assert!(matches!(prepared, Err(PrepareError::Encode(_))), "v2 has no such bit");
+            continue;
+        }
+        world.finish(prepared.unwrap());
+        let pages = [0, 1, 2].map(|n| VA + n * page.bytes());
+        let judge = |world: &mut World<F>, on: [bool; 3]| {
+            let pdb = world.vmm.pdb();
+            for (va, on) in pages.into_iter().zip(on) {
+                let gpu = world.gpu();
+                let found = gpu.access(Client::Engine { pdb }, va, AccessKind::Read, true).unwrap();
+                assert_eq!((found.to, found.flags), (PhysAddr::vram(DATA + (va - VA)), if on { said } else { none }));
+                let stopped = gpu.access(Client::Engine { pdb }, va, AccessKind::Atomic, false).err();
+                assert_eq!(stopped.map(|fault| fault.fault), stops.filter(|_| on), "{flags:?} at {va:#x}");
+            }
+        };
+        judge(&mut world, [true; 3]);
+        let [_, middle, last] = pages;
+        for (flags, on) in [(Flags::NONE, [true, false, true]), (flags, [true; 3])] {
+            let job = world.prepare_protect(middle..last, Protection::flags(flags)).unwrap();
+            world.finish(job);
+            judge(&mut world, on);
+        }
+        world.unmap(VA..VA + 3 * page.bytes());
+        world.assert_clean();
+        world.assert_no_leak();
+    }
+}
+
+#[test]
+fn every_flag_is_mapped_protected_and_met() {
+    every_flag::<V2>("ad102");
+    every_flag::<V3>("gh100");
 }
 
 #[test]
@@ -72,8 +168,8 @@ fn sparse_ranges_read_as_nothing_around_what_is_mapped() {
     }
     world.assert_faults(range.start - 4096..range.start);
     world.assert_faults(range.end..range.end + 4096);
-    let extents = [gmmu::vmm::Extent { to: PhysAddr::vram(DATA), bytes: 8192 }];
-    let request = gmmu::vmm::MapRequest::extents(&extents).at(VA + 3 * MIB);
+    let extents = [Extent { to: PhysAddr::vram(DATA), bytes: 8192 }];
+    let request = MapRequest::extents(&extents).at(VA + 3 * MIB);
     assert!(matches!(world.prepare(&request), Err(PrepareError::WouldFault { .. })));
     let job = world.prepare(&request.live(gmmu::vmm::Live::Quiesced)).unwrap();
     world.finish(job);

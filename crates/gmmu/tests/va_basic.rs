@@ -62,3 +62,35 @@ fn invalid_is_not_no_space() {
     let huge = VaRequest::new(u64::MAX - 4095);
     assert_eq!(space.find(&huge), Err(VaError::NoSpace { largest: (1 << 57) - 2 * M }));
 }
+
+/// What comes in order fills leaf after leaf, and the last one may be nearly empty; it goes as it came.
+#[test]
+fn ranges_in_order_take_little_memory_and_the_last_ones_come_and_go() {
+    const PAGE: u64 = 4096;
+    let range = |n: u64| (n * 2 + 1) * PAGE..(n * 2 + 2) * PAGE;
+    let mut space = VaSpace::<u64>::new(0..1 << 47).expect("limits");
+    for n in 0..4096 {
+        space.reserve(1).expect("memory");
+        space.insert(range(n), n).expect("free");
+    }
+    space.check().expect("sound");
+    // Where a leaf in eight were not full, they would take 55 bytes each.
+    assert!(space.footprint() < 4096 * 50, "{} bytes", space.footprint());
+    // Over the border between two leaves, there and back.
+    for gone in [1, 2, 17, 33, 100] {
+        for n in (4096 - gone..4096).rev() {
+            assert_eq!(space.remove(range(n).start), Some((range(n), n)));
+            space.check().expect("sound");
+        }
+        for n in 4096 - gone..4096 {
+            space.reserve(1).expect("memory");
+            space.insert(range(n), n).expect("free");
+            space.check().expect("sound");
+        }
+    }
+    for n in (0..4096).rev() {
+        assert_eq!(space.remove(range(n).start), Some((range(n), n)));
+    }
+    space.check().expect("sound");
+    assert!(space.is_empty());
+}

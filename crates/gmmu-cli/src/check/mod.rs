@@ -15,6 +15,7 @@ use gmmu::addr::{Aperture, TableAddr};
 use gmmu::device::{DeviceError, TableRead};
 use gmmu::format::{DecodeError, EntryKind, Format, Leaf};
 use gmmu::walk::{Is, Step, Table, Why};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::bad::words_read;
@@ -32,7 +33,7 @@ use halves::Halves;
 const MOST: usize = 1000;
 
 /// One finding.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct Finding {
     /// The rule's id.
     pub rule: &'static str,

@@ -3,6 +3,7 @@
 use clap::ValueEnum;
 use gmmu_bench::rows::{self, Row};
 use gmmu_bench::{counts, vmm};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::console::{BAD, Console, GOOD, SCHEMA, STRONG, View};
@@ -54,8 +55,8 @@ impl What {
 }
 
 /// All that `gmmu bench` says.
-#[derive(Debug, Serialize)]
-struct Report {
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Report {
     schema: u32,
     machine: String,
     rounds: u16,
@@ -66,7 +67,7 @@ struct Report {
 }
 
 /// One measurement, rounded.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct RowView {
     name: String,
     unit: &'static str,

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use gmmu::addr::TableAddr;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::console::{Console, SCHEMA, STRONG, View};
@@ -34,8 +35,8 @@ pub struct Args {
 }
 
 /// All that `gmmu capture` says.
-#[derive(Debug, Serialize)]
-struct Captured {
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Captured {
     schema: u32,
     file: String,
     chip: Option<&'static str>,
@@ -49,7 +50,7 @@ struct Captured {
 }
 
 /// One address space.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Space {
     name: String,
     root: Text<TableAddr>,

@@ -1,6 +1,7 @@
 //! `gmmu check`: what is wrong with page tables.
 
 use gmmu::addr::TableAddr;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::check::{Finding, RULES, Rule, Severity, by_name, check};
@@ -71,8 +72,8 @@ fn deny(text: &str) -> Result<Deny, String> {
 }
 
 /// All that `gmmu check` says.
-#[derive(Debug, Serialize)]
-struct Checked {
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Checked {
     schema: u32,
     mmu: &'static str,
     root: Text<TableAddr>,
@@ -81,8 +82,8 @@ struct Checked {
 }
 
 /// A rule, explained.
-#[derive(Debug, Serialize)]
-struct Explained {
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Explained {
     schema: u32,
     #[serde(flatten)]
     rule: &'static Rule,

@@ -2,6 +2,7 @@
 
 use clap::CommandFactory;
 use clap_complete::Shell;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::cli::Cli;
@@ -24,8 +25,8 @@ pub struct Args {
 }
 
 /// All that `gmmu completions` says.
-#[derive(Debug, Serialize)]
-struct Completions {
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Completions {
     schema: u32,
     shell: String,
     script: String,

@@ -3,6 +3,7 @@
 use clap::ValueEnum;
 use gmmu::addr::{PageSize, PhysAddr, TableAddr};
 use gmmu::format::{DecodeError, Dual, Format, Kind, Leaf, Level, Link, MmuVersion, Pde, Pte, Target};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::console::{BAD, Console, FAINT, SCHEMA, STRONG, View};
@@ -70,8 +71,8 @@ impl Entry {
 }
 
 /// What the words say.
-#[derive(Debug, Serialize)]
-struct Decoded {
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Decoded {
     schema: u32,
     mmu: &'static str,
     entry: &'static str,

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use gmmu::addr::TableAddr;
 use gmmu::chip::Chip;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::console::{BAD, Console, GOOD, ODD, SCHEMA, STRONG, View};
@@ -65,8 +66,8 @@ pub struct Args {
 }
 
 /// All that `gmmu diff` says.
-#[derive(Debug, Serialize)]
-struct Diff {
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Diff {
     schema: u32,
     a: SideView,
     b: SideView,
@@ -79,7 +80,7 @@ struct Diff {
 }
 
 /// One side.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct SideView {
     mmu: &'static str,
     root: Text<TableAddr>,

@@ -2,6 +2,7 @@
 
 use gmmu_pci::ways::{Obstacle, Works};
 use gmmu_pci::{Bdf, Card, System, Way, ways};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::cards::{CardView, MachineArgs};
@@ -33,14 +34,14 @@ pub struct Args {
 }
 
 /// All that `gmmu doctor` says.
-#[derive(Debug, Serialize)]
-struct Diagnosis {
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Diagnosis {
     schema: u32,
     system: SystemView,
     cards: Vec<CardDiagnosis>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct SystemView {
     uid: Option<u32>,
     user_namespace: bool,
@@ -50,7 +51,7 @@ struct SystemView {
     sysfs_read_only: bool,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct CardDiagnosis {
     #[serde(flatten)]
     card: CardView,
@@ -59,7 +60,7 @@ struct CardDiagnosis {
     ways: Vec<WayView>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct WayView {
     way: &'static str,
     registers: &'static str,
@@ -67,7 +68,7 @@ struct WayView {
     obstacles: Vec<ObstacleView>,
 }
 
-#[derive(Debug, PartialEq, Serialize)]
+#[derive(Debug, PartialEq, JsonSchema, Serialize)]
 struct ObstacleView {
     reason: &'static str,
     stops: &'static str,

@@ -1,12 +1,15 @@
 //! `gmmu dump`: all mappings of an address space.
 
 use clap::ValueEnum;
+use gmmu::addr::TableAddr;
 use gmmu::format::Format;
 use gmmu::walk::{Step, WalkError};
+use schemars::JsonSchema;
 
-use crate::bad::{BAD_MAX, BadList};
+use crate::bad::{BAD_MAX, BadEntry, BadList};
 use crate::console::{Console, SCHEMA, STRONG};
 use crate::exit::{Exit, Failure, Outcome};
+use crate::notation::Text;
 use crate::num::{self, number};
 use crate::progress::Progress;
 use crate::ranges::{Mapped, RangeView};
@@ -84,6 +87,18 @@ fn dump<F: Format>(args: &Args, source: &mut Source, console: &mut Console<'_>) 
     };
     drop(progress);
     list.end(cut)
+}
+
+/// All that `gmmu dump` says. It is written piece by piece, so this is for its schema alone.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "see above")]
+pub(crate) struct Dumped {
+    schema: u32,
+    mmu: &'static str,
+    root: Text<TableAddr>,
+    ranges: Vec<RangeView>,
+    bad: Vec<BadEntry>,
+    truncated: bool,
 }
 
 /// The output, range by range: a large space is never held in memory.

@@ -2,6 +2,7 @@
 
 use gmmu::addr::{Aperture, PageSize, PhysAddr, SysAddr, TableAddr};
 use gmmu::format::{Dual, EncodeError, Flags, Format, Kind, Leaf, Link, MmuVersion, Pte};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::decode::Entry;
@@ -90,8 +91,8 @@ fn half(text: &str) -> Result<Half, BadNotation> {
 }
 
 /// The words.
-#[derive(Debug, Serialize)]
-struct Encoded {
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Encoded {
     schema: u32,
     raw: Vec<Word>,
 }

@@ -1,5 +1,6 @@
 //! `gmmu list`: the NVIDIA cards of this machine.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::cards::{CardView, HEADING, MachineArgs};
@@ -23,8 +24,8 @@ pub struct Args {
 }
 
 /// All that `gmmu list` says.
-#[derive(Debug, Serialize)]
-struct List {
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct List {
     schema: u32,
     cards: Vec<CardView>,
     truncated: bool,

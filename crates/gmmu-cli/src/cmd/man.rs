@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Command, CommandFactory};
 use clap_mangen::Man;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::cli::Cli;
@@ -31,8 +32,8 @@ pub struct Args {
 }
 
 /// All that `gmmu man` says.
-#[derive(Debug, Serialize)]
-struct Pages {
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Pages {
     schema: u32,
     /// The files that were written.
     files: Vec<String>,

@@ -8,6 +8,7 @@ use gmmu::addr::{PAGE_BYTES, PageSize, PhysAddr};
 use gmmu::format::{Flags, Format, Kind};
 use gmmu::vmm::{Extent, Job, MapRequest, Receipt, Use, Vmm};
 use gmmu_sim::{AccessKind, Config, Speculation};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use memory::Memory;
@@ -95,8 +96,8 @@ pub struct Args {
 }
 
 /// All that `gmmu map` says.
-#[derive(Debug, Serialize)]
-struct Report {
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Report {
     schema: u32,
     chip: &'static str,
     counts: CountsView,

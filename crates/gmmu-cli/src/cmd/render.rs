@@ -6,6 +6,7 @@ mod dot;
 use std::io::Write;
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::console::{Console, SCHEMA, View};
@@ -48,8 +49,8 @@ pub struct Args {
 }
 
 /// All that `gmmu render` says.
-#[derive(Debug, Serialize)]
-struct Rendered {
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Rendered {
     schema: u32,
     file: String,
     bytes: u64,

@@ -6,6 +6,7 @@ use gmmu::addr::TableAddr;
 use gmmu::chip::Chip;
 use gmmu_sim::trace::{Replay, Trace, TraceError};
 use gmmu_sim::{Config, Finding};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::console::{Console, GOOD, SCHEMA, STRONG, View};
@@ -37,8 +38,8 @@ pub struct Options<'a> {
 }
 
 /// All that is said of a trace. The fields of `gmmu run` are the same.
-#[derive(Debug, Serialize)]
-struct Report {
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Report {
     schema: u32,
     chip: &'static str,
     counts: CountsView,

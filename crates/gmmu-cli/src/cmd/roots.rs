@@ -3,6 +3,7 @@
 use gmmu::addr::TableAddr;
 use gmmu::chip::PageSizes;
 use gmmu::format::MmuVersion;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::console::{Console, FAINT, SCHEMA, STRONG, View};
@@ -39,8 +40,8 @@ pub struct Args {
 }
 
 /// All that `gmmu roots` says.
-#[derive(Debug, Serialize)]
-struct Roots {
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Roots {
     schema: u32,
     scanned: u64,
     roots: Vec<RootView>,
@@ -48,7 +49,7 @@ struct Roots {
 }
 
 /// One likely top table.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct RootView {
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,

@@ -9,6 +9,7 @@ use gmmu::bar1::{Owned, Usage};
 use gmmu::chip::Chip;
 use gmmu::format::Format;
 use gmmu_sim::{Config, Finding, Speculation};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::cmd::{replay, soak};
@@ -197,8 +198,8 @@ pub struct Args {
 }
 
 /// All that `gmmu run` says.
-#[derive(Debug, Serialize)]
-struct Report {
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Report {
     schema: u32,
     chip: &'static str,
     counts: CountsView,
@@ -224,7 +225,7 @@ struct Report {
 }
 
 /// What came of the threads of a script.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct ExploredView {
     /// Schedules that were tried.
     schedules: usize,
@@ -238,7 +239,7 @@ struct ExploredView {
 }
 
 /// How full BAR1 is, and of what.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Bar1View {
     space: String,
     bytes: u64,
@@ -247,7 +248,7 @@ struct Bar1View {
     mappings: Vec<Bar1MappingView>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Bar1MappingView {
     name: String,
     offset: Address,
@@ -270,7 +271,7 @@ impl From<Occupancy> for Bar1View {
     }
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct BrokenView {
     line: usize,
     operation: String,

@@ -13,6 +13,7 @@ use gmmu::tlb::Limits;
 use gmmu::vmm::{SpaceConfig, Use, Vmm};
 use gmmu::vram::{TablePages, Vram};
 use gmmu_sim::{Config, Gpu};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::console::{BAD, Console, GOOD, SCHEMA, STRONG, View};
@@ -52,8 +53,8 @@ pub struct Args {
 }
 
 /// All that `gmmu selftest` says.
-#[derive(Debug, Serialize)]
-struct Report {
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Report {
     schema: u32,
     chip: &'static str,
     vram: u64,
@@ -63,7 +64,7 @@ struct Report {
 }
 
 /// One check.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct CheckView {
     group: &'static str,
     name: &'static str,

@@ -8,6 +8,7 @@ use gmmu::chip::Chip;
 use gmmu_serve::{Card, Parted, Server};
 use gmmu_sim::Config;
 use gmmu_sim::trace::Tape;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::console::{BAD, Console, SCHEMA, STRONG, View};
@@ -73,8 +74,8 @@ pub struct Args {
 }
 
 /// All that `gmmu serve` says in the end.
-#[derive(Debug, Serialize)]
-struct Served {
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Served {
     schema: u32,
     chip: &'static str,
     parted: String,

@@ -13,6 +13,7 @@ use gmmu::vmm::{
     Bind, CommitError, ExecuteError, Extent, Failed, Job, Live, MapRequest, PrepareError, Protection, Span, Use, Vmm,
 };
 use gmmu_sim::{AccessKind, Config, Mishap, Speculation};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::console::{Console, GOOD, SCHEMA, STRONG, View};
@@ -47,8 +48,8 @@ pub struct Options {
 }
 
 /// What came of it.
-#[derive(Debug, Default, Serialize)]
-struct Report {
+#[derive(Debug, Default, JsonSchema, Serialize)]
+pub(crate) struct Report {
     schema: u32,
     chip: &'static str,
     seed: u64,

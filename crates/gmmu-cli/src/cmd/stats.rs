@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use gmmu::addr::{PageSize, TableAddr};
 use gmmu::format::Format;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::console::{Console, FAINT, SCHEMA, STRONG, View};
@@ -43,8 +44,8 @@ pub struct Args {
 }
 
 /// All that `gmmu stats` says. Sizes are bytes.
-#[derive(Debug, Serialize)]
-struct Stats {
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Stats {
     schema: u32,
     mmu: &'static str,
     root: Text<TableAddr>,
@@ -65,7 +66,7 @@ struct Stats {
 }
 
 /// The tables of one level.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, JsonSchema, Serialize)]
 struct LevelStats {
     level: &'static str,
     span: u64,
@@ -78,7 +79,7 @@ struct LevelStats {
 }
 
 /// The entries of one size.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct PageStats {
     page: String,
     pages: u64,

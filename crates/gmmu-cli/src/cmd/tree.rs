@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use gmmu::addr::TableAddr;
 use gmmu::format::Format;
 use gmmu::walk::{Cursor, Event, Table, View as CursorView, WalkError};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::bad::BadList;
@@ -39,12 +40,13 @@ pub struct Args {
 }
 
 /// All that `gmmu tree` says.
-#[derive(Debug, Serialize)]
-struct Tree {
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Tree {
     schema: u32,
     mmu: &'static str,
     root: Text<TableAddr>,
     tables: Vec<TableView>,
+    #[schemars(with = "Vec<crate::bad::BadEntry>")]
     bad: BadView,
     truncated: bool,
 }
@@ -60,7 +62,7 @@ impl Serialize for BadView {
 }
 
 /// One table, at one place in the tree.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 struct TableView {
     level: &'static str,
     /// What one of its entries spans.

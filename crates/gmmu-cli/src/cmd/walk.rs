@@ -3,6 +3,7 @@
 use gmmu::addr::{PhysAddr, TableAddr};
 use gmmu::format::{Format, Kind};
 use gmmu::walk::{Outcome as End, Step, Walk, walk};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::bad::words_read;
@@ -49,7 +50,7 @@ pub struct Args {
 }
 
 /// How a walk ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Verdict {
     Mapped,
@@ -59,7 +60,7 @@ enum Verdict {
 }
 
 /// One translation.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct WalkView {
     schema: u32,
     mmu: &'static str,
@@ -71,8 +72,8 @@ pub struct WalkView {
 }
 
 /// The translations of a range.
-#[derive(Debug, Serialize)]
-struct WalksView {
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct WalksView {
     schema: u32,
     mmu: &'static str,
     root: Text<TableAddr>,
@@ -83,7 +84,7 @@ struct WalksView {
 }
 
 /// The way of one address through the tables.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 struct Translation {
     va: Address,
     steps: Vec<StepView>,
@@ -98,7 +99,7 @@ struct Translation {
 }
 
 /// One entry on the way.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, JsonSchema, Serialize)]
 struct StepView {
     level: &'static str,
     index: u64,
@@ -117,7 +118,7 @@ struct StepView {
 }
 
 /// What is around an address that is not mapped.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 struct HoleView {
     hole: Extent,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -127,7 +128,7 @@ struct HoleView {
 }
 
 /// Where the hole is.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 struct Extent {
     va: Address,
     bytes: u64,

@@ -1,7 +1,10 @@
 //! The bit fields of an entry, by NVIDIA's names.
 
+use std::borrow::Cow;
+
 use gmmu::bits::Field;
 use gmmu::format::{EntryKind, Format};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
@@ -67,6 +70,16 @@ impl Fields {
             _ => format!("{}={value:#x}", field.name),
         });
         pairs.collect::<Vec<_>>().join(" ")
+    }
+}
+
+impl JsonSchema for Fields {
+    fn schema_name() -> Cow<'static, str> {
+        "Fields".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "object", "additionalProperties": { "type": "integer", "minimum": 0 } })
     }
 }
 

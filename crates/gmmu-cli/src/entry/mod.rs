@@ -5,12 +5,13 @@ pub mod fields;
 use gmmu::addr::{Aperture, PhysAddr, TableAddr};
 use gmmu::format::Leaf;
 use gmmu::walk::Is;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::notation::Text;
 
 /// What an entry is, in one word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Word {
     /// It points to another table, or to two.

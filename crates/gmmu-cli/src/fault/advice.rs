@@ -1,12 +1,13 @@
 //! Whose fault a fault usually is, what its line cannot tell, and what to do next.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::units::{Role, role};
 use super::{Fault, Kind, Source};
 
 /// Where to look first. A likelihood, not a verdict.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Suspect {
     /// The program that used the GPU.

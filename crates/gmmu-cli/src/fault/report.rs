@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::advice::{self, Suspect};
@@ -22,7 +23,7 @@ const FULL_MAX: usize = 8;
 const WALKS_MAX: usize = 100;
 
 /// All that `gmmu fault` says.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub struct Report {
     schema: u32,
     faults: Vec<Explained>,
@@ -33,7 +34,7 @@ pub struct Report {
 }
 
 /// One fault with its explanation.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct Explained {
     source: Source,
     line: u64,
@@ -68,7 +69,7 @@ pub struct Explained {
 }
 
 /// Another Xid in the same log.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct OtherXid {
     xid: u32,
     count: u64,

@@ -2,6 +2,7 @@
 
 use gmmu::addr::TableAddr;
 use gmmu_sim::{Counts, Finding};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::console::{BAD, Console, GOOD};
@@ -9,7 +10,7 @@ use crate::exit::Failure;
 use crate::notation::{Address, Counted, Text, Word};
 
 /// Accesses that something cost.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, JsonSchema, Serialize)]
 pub struct CountsView {
     /// Reads of BAR0.
     pub reads: u64,
@@ -20,9 +21,11 @@ pub struct CountsView {
     /// Invalidates.
     pub invalidates: u64,
     /// 64-bit stores of tables to system memory; left out where there were none.
+    #[schemars(default)]
     #[serde(skip_serializing_if = "is_zero")]
     pub sys_writes: u64,
     /// 64-bit loads of tables from system memory; left out where there were none.
+    #[schemars(default)]
     #[serde(skip_serializing_if = "is_zero")]
     pub sys_reads: u64,
 }
@@ -52,7 +55,7 @@ impl From<Counts> for CountsView {
 }
 
 /// An address space and where its tables begin.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct SpaceView {
     /// Its name.
     pub name: String,
@@ -63,7 +66,7 @@ pub struct SpaceView {
 }
 
 /// One finding of the sanitizer.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct FindingView {
     rule: &'static str,
     severity: &'static str,

@@ -74,7 +74,7 @@ impl<T> Tree<T> {
     fn check_leaf(&self, node: u32, seat: Seat, seen: &mut Seen) -> Result<(), &'static str> {
         let leaf = self.leaves.get(node).ok_or("a child that is no leaf")?;
         let spans = &leaf.spans;
-        if leaf.len() < if seat == Seat::NONE { 1 } else { MIN } {
+        if leaf.len() < if node == self.tail { 1 } else { MIN } {
             return Err("a leaf with too few ranges");
         }
         let before = (spans.seat, spans.prev, spans.before, spans.before_guard);

@@ -4,7 +4,7 @@ use super::gap::{Size, Sizes, KINDS};
 
 /// Most entries of a node.
 pub(super) const FAN: usize = 16;
-/// Fewest entries of a node that is not the root.
+/// Fewest entries of a node that is neither the root nor the last leaf.
 pub(super) const MIN: usize = 6;
 /// No node.
 pub(super) const NONE: u32 = u32::MAX;

@@ -13,11 +13,12 @@ use crate::storage::NoMemory;
 const WORTH: usize = 2;
 
 /// How two neighbours share their entries: they become one where they have at most `fit`; else the first gets half, or
-/// more, up to `most`, as long as the second has enough.
+/// more, up to `most`, as long as the second has `least`.
 #[derive(Clone, Copy, Debug)]
 struct Share {
     fit: usize,
     most: usize,
+    least: usize,
 }
 
 impl Share {
@@ -26,7 +27,7 @@ impl Share {
         if total <= self.fit {
             return (total, true);
         }
-        (total.saturating_sub(MIN).min(self.most).max(total / 2), false)
+        (total.saturating_sub(self.least).min(self.most).max(total / 2), false)
     }
 }
 
@@ -35,24 +36,30 @@ impl<T> Tree<T> {
     /// likely to come there: what lies before is packed closer, and less often.
     pub(super) fn make_room(&mut self, leaf: u32, at_end: bool) -> Result<(), NoMemory> {
         let (most, worth) = if at_end { (FAN - WORTH, MIN) } else { (0, WORTH) };
+        let share = Share { fit: 0, most, least: MIN };
+        // Behind all ranges a new leaf begins, and nothing moves: a list in order fills leaf after leaf.
+        let append = at_end && leaf == self.tail;
+        let leaves = if append { Share { fit: 0, most: FAN, least: 0 } } else { share };
         let mut node = leaf;
         for level in 0..self.depth {
+            let share = if level == 0 { leaves } else { share };
             let Seat { parent, slot } = self.seat(node, level);
             let inner = self.inners.get(parent).ok_or(NoMemory)?;
             let slot = slot as usize;
             // Sharing first keeps nodes four fifths full, whatever the order of insertions.
             for (left, other) in [(slot.wrapping_sub(1), slot.wrapping_sub(1)), (slot, slot.wrapping_add(1))] {
-                if other < inner.len() && self.size_of(inner.child(other), level) + worth <= FAN {
-                    self.even_out(parent, left, level, Share { fit: 0, most });
+                let shares = other < inner.len() && self.size_of(inner.child(other), level) + worth <= FAN;
+                if shares && !(append && level == 0) {
+                    self.even_out(parent, left, level, share);
                     return Ok(());
                 }
             }
             if !inner.is_full() {
-                return self.cut(parent, slot, level, most);
+                return self.cut(parent, slot, level, share);
             }
             node = parent;
         }
-        self.grow(most)
+        self.grow(if self.depth == 0 { leaves } else { share })
     }
 
     fn seat(&self, node: u32, level: usize) -> Seat {
@@ -85,7 +92,7 @@ impl<T> Tree<T> {
     }
 
     /// Puts a root above the root and cuts that in two.
-    fn grow(&mut self, most: usize) -> Result<(), NoMemory> {
+    fn grow(&mut self, share: Share) -> Result<(), NoMemory> {
         let (old, level) = (self.root, self.depth);
         let row = if level == 0 {
             self.spans(old).map(|leaf| leaf.row(old))
@@ -97,7 +104,7 @@ impl<T> Tree<T> {
         top.insert(0, row);
         top.top = row.sizes;
         let node = self.inners.insert_within(top).map_err(|_| NoMemory)?;
-        if let Err(error) = self.cut(node, 0, level, most) {
+        if let Err(error) = self.cut(node, 0, level, share) {
             self.inners.remove(node);
             return Err(error);
         }
@@ -108,7 +115,7 @@ impl<T> Tree<T> {
     }
 
     /// Cuts a full node in two; its parent has room for one more.
-    fn cut(&mut self, parent: u32, slot: usize, level: usize, most: usize) -> Result<(), NoMemory> {
+    fn cut(&mut self, parent: u32, slot: usize, level: usize, share: Share) -> Result<(), NoMemory> {
         let child = self.inners.get(parent).and_then(|inner| inner.child(slot)).ok_or(NoMemory)?;
         let added =
             if level == 0 { self.add_leaf(child) } else { self.inners.insert_within(Inner::new(Seat::NONE)).ok() };
@@ -117,7 +124,7 @@ impl<T> Tree<T> {
             inner.insert(slot + 1, row);
         }
         self.seat_children(parent, slot + 1, level);
-        self.even_out(parent, slot, level, Share { fit: 0, most });
+        self.even_out(parent, slot, level, share);
         Ok(())
     }
 
@@ -154,7 +161,7 @@ impl<T> Tree<T> {
             }
             let slot = slot as usize;
             let left = if slot + 1 < inner.len() { slot } else { slot.saturating_sub(1) };
-            self.even_out(parent, left, level, Share { fit: FAN, most: 0 });
+            self.even_out(parent, left, level, Share { fit: FAN, most: 0, least: MIN });
             node = parent;
         }
         while self.depth > 0 {
@@ -184,17 +191,13 @@ impl<T> Tree<T> {
     }
 
     fn even_leaves(&mut self, a: u32, b: u32, share: Share) -> Option<(Row, Option<Row>)> {
-        // Moved out, for two values of one slab cannot be borrowed at a time; this is rare.
-        let mut left = core::mem::replace(self.leaves.get_mut(a)?, Leaf::new(0, 0));
-        let mut right = core::mem::replace(self.leaves.get_mut(b)?, Leaf::new(0, 0));
+        let (left, right) = self.leaves.pair_mut(a, b)?;
         let (keep, one) = share.of(left.len() + right.len());
-        spread(&mut left, &mut right, keep);
+        spread(left, right, keep);
         right.spans.set_before(left.spans.last(), left.spans.last_guard());
         let next = right.spans.next;
         left.spans.survey();
         right.spans.survey();
-        *self.leaves.get_mut(a)? = left;
-        *self.leaves.get_mut(b)? = right;
         if one {
             self.leaves.remove(b);
             self.link(a, next);

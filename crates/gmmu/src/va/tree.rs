@@ -333,7 +333,7 @@ impl<T> Tree<T> {
         if last {
             self.settle_end(node);
         }
-        if left < MIN {
+        if left < MIN && (left == 0 || node != self.tail) {
             self.shrink(node, left);
         }
         Some((start..end, value))
@@ -342,7 +342,7 @@ impl<T> Tree<T> {
     /// Takes care of a leaf with as few ranges as `left`.
     #[cold]
     fn shrink(&mut self, node: u32, left: usize) {
-        if left > 0 {
+        if left > 0 || self.depth > 0 {
             return self.fill_up(node);
         }
         self.leaves.remove(node);

@@ -196,6 +196,8 @@ impl<F: Format> Vmm<F> {
         let mut switches = List::new();
         let mut order = List::new();
         order.reserve_exact(operations.len())?;
+        // A part each at least: growing step by step would copy the first ones again and again.
+        overlay.parts.reserve(operations.len())?;
         for (index, operation) in operations.iter().enumerate() {
             order.push((self.range_of(operation)?, index))?;
         }
@@ -350,6 +352,8 @@ impl<F: Format> Vmm<F> {
     ) -> Result<Draft, PrepareError> {
         let mut change = self.new_change(0..0, live)?;
         change.rebinds = rebinds;
+        change.parts.reserve(overlay.parts.len())?;
+        change.new.reserve(overlay.parts.len())?;
         // Where nothing is mapped before or after, nothing changes, unless it becomes sparse or ceases to be.
         for part in overlay.parts.iter() {
             if part.piece.is_some() {

@@ -149,10 +149,10 @@ impl Change {
 }
 
 impl Scraps {
-    pub(super) fn keep_init(&mut self, mut list: List<Write>) {
-        list.clear();
-        if list.footprint() <= KEPT_BYTES {
-            self.init = list;
+    /// Lets go of the memory of a list that was used up, where that is much.
+    pub(super) fn trim_init(&mut self) {
+        if self.init.footprint() > KEPT_BYTES {
+            self.init = List::new();
         }
     }
 

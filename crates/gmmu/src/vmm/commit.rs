@@ -162,7 +162,15 @@ impl<F: Format> Vmm<F> {
     }
 
     /// Sees to jobs whose owner has gone: unbegun ones are taken back, executed ones committed.
+    #[inline]
     pub(super) fn sweep<P: TablePool>(&mut self, pool: &mut P) {
+        if !self.jobs.is_empty() {
+            self.sweep_some(pool);
+        }
+    }
+
+    #[inline(never)]
+    fn sweep_some<P: TablePool>(&mut self, pool: &mut P) {
         // Newest first: whatever builds on a job is newer than it.
         let mut before = u64::MAX;
         for _ in 0..self.jobs.len() {

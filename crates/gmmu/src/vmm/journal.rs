@@ -76,6 +76,7 @@ impl Journal {
     }
 
     /// Changes the account of a leaf table, and notes how to take that back.
+    #[inline]
     pub(super) fn count<F: Format>(&mut self, tree: &mut Tree<F>, table: u32, open: u32, step: Step) {
         let (Some(account), Step::Counted { used, .. }) = (tree.table_mut(table), &step) else { return };
         account.used = account.used.wrapping_add_signed(*used);

@@ -91,7 +91,15 @@ impl<F: Format> Vmm<F> {
         executed: Result<Receipt, (Job, MapError)>,
     ) -> Result<Mapping, MapError> {
         match executed {
-            Ok(receipt) => self.commit(pool, receipt).map_err(|_| MapError::Execute(ExecuteError::PredecessorLost)),
+            Ok(receipt) => {
+                // Not out of `commit`'s answer: a copy of what was stored just now waits until all stores before it are in
+                // the cache, those to the tables too.
+                let range = receipt.job.range();
+                match self.commit(pool, receipt) {
+                    Ok(_) => Ok(Mapping { range }),
+                    Err(_) => Err(MapError::Execute(ExecuteError::PredecessorLost)),
+                }
+            }
             Err((job, why)) => {
                 // Where it was begun, the job is dropped, and kept in quarantine.
                 let _ = self.cancel(pool, job);

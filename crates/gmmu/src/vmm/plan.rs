@@ -145,6 +145,7 @@ pub(super) struct Planner<'a, F: Format, P> {
 
 impl<'a, F: Format, P: TablePool> Planner<'a, F, P> {
     /// A planner with nothing planned; its lists, empty ones, come from earlier jobs.
+    #[inline]
     pub(super) fn new(
         tree: &'a mut Tree<F>,
         pool: &'a mut P,

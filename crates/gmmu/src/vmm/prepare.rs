@@ -17,9 +17,9 @@ use core::ops::Range;
 #[must_use = "a plan is taken back when it is dropped; write its tables with `init`"]
 #[derive(Debug)]
 pub struct Plan<'a, F: Format, P: TablePool> {
+    /// With what is to be written first, in [`Scraps`](super::change::Scraps).
     vmm: &'a mut Vmm<F>,
     pool: &'a mut P,
-    init: List<Write>,
     job: Option<Job>,
 }
 
@@ -30,8 +30,8 @@ impl<F: Format, P: TablePool> Plan<'_, F, P> {
     /// # Errors
     /// [`PrepareError::Device`]; the plan is taken back.
     pub fn init<M: TableMemory>(mut self, memory: &mut M) -> Result<Job, PrepareError> {
-        initialise(memory, &self.init)?;
-        self.vmm.scraps.keep_init(core::mem::take(&mut self.init));
+        initialise(memory, &self.vmm.scraps.init)?;
+        self.vmm.scraps.trim_init();
         self.job.take().ok_or(PrepareError::Empty)
     }
 
@@ -42,9 +42,10 @@ impl<F: Format, P: TablePool> Plan<'_, F, P> {
 
     /// Writes `run` into the root before anything else.
     pub(super) fn init_first(&mut self, run: Run) -> Result<(), PrepareError> {
-        self.init.reserve(1)?;
+        let init = &mut self.vmm.scraps.init;
+        init.reserve(1)?;
         let write = Write { at: self.vmm.pdb, run, stride: 8, source: Source::Words };
-        let _ = self.init.insert_within(0, write);
+        let _ = init.insert_within(0, write);
         Ok(())
     }
 }
@@ -178,16 +179,19 @@ impl<F: Format> Vmm<F> {
                 self.sparse.subtract(range.clone())?;
             }
         }
-        self.plan_between(pool, change, Some(before))
+        let job = self.plan_between(pool, change, Some(before))?;
+        Ok(Plan { vmm: self, pool, job: Some(job) })
     }
 
     /// Plans a change of pages alone.
+    #[inline]
     pub(super) fn plan_change<'a, P: TablePool>(
         &'a mut self,
         pool: &'a mut P,
         change: Draft,
     ) -> Result<Plan<'a, F, P>, PrepareError> {
-        self.plan_between(pool, change, None)
+        let job = self.plan_between(pool, change, None)?;
+        Ok(Plan { vmm: self, pool, job: Some(job) })
     }
 
     /// Plans all tables anew: before, nothing was mapped or sparse.
@@ -196,17 +200,18 @@ impl<F: Format> Vmm<F> {
         pool: &'a mut P,
         change: Draft,
     ) -> Result<Plan<'a, F, P>, PrepareError> {
-        self.plan_between(pool, change, Some(Windows::new()))
+        let job = self.plan_between(pool, change, Some(Windows::new()))?;
+        Ok(Plan { vmm: self, pool, job: Some(job) })
     }
 
     /// Enters a change into the records, plans what the tables need for it, and makes a job of that. All or nothing.
     /// The background is changed already; `sparse_before` is what it was.
-    fn plan_between<'a, P: TablePool>(
-        &'a mut self,
-        pool: &'a mut P,
+    fn plan_between<P: TablePool>(
+        &mut self,
+        pool: &mut P,
         mut draft: Draft,
         sparse_before: Option<Windows>,
-    ) -> Result<Plan<'a, F, P>, PrepareError> {
+    ) -> Result<Job, PrepareError> {
         let number = self.next_job;
         // Numbers of plans that fail are not used again.
         self.next_job += 1;
@@ -236,8 +241,9 @@ impl<F: Format> Vmm<F> {
             #[cfg(feature = "sabotage")]
             mistakes: self.config.mistakes,
         };
-        let mut init = core::mem::take(&mut self.scraps.init);
-        let planned = Planner::new(&mut self.tree, pool, setting, &mut body.rounds, &mut init, held).plan();
+        let init = &mut self.scraps.init;
+        init.clear();
+        let planned = Planner::new(&mut self.tree, pool, setting, &mut body.rounds, init, held).plan();
         let planned = planned.and_then(|()| self.swaps(&record.change, &record.touched, &mut body.swaps));
         record.change.new.clear();
         record.number = number;
@@ -252,7 +258,7 @@ impl<F: Format> Vmm<F> {
         body.first = usize::from(body.rounds[0].is_empty());
         (body.round, body.range) = (body.first, record.change.range.clone());
         core::mem::swap(&mut body.wants, &mut record.change.wants);
-        self.enter(pool, draft, init)
+        self.enter(pool, draft)
     }
 
     /// Enters a change into the records. Where that fails, they are as they were.
@@ -464,12 +470,7 @@ impl<F: Format> Vmm<F> {
     }
 
     /// Enters a planned job into the books and tells it for whom to wait.
-    fn enter<'a, P: TablePool>(
-        &'a mut self,
-        pool: &'a mut P,
-        draft: Draft,
-        init: List<Write>,
-    ) -> Result<Plan<'a, F, P>, PrepareError> {
+    fn enter<P: TablePool>(&mut self, pool: &mut P, draft: Draft) -> Result<Job, PrepareError> {
         let Draft { mut body, record } = draft;
         let entered = match self.predecessors(&record, &mut body.after) {
             Ok(()) => self.jobs.insert_within(record).map_err(|record| (record, NoMemory.into())),
@@ -478,7 +479,7 @@ impl<F: Format> Vmm<F> {
         match entered {
             Ok(index) => {
                 body.token.record = index;
-                Ok(Plan { vmm: self, pool, init, job: Some(Job { body }) })
+                Ok(Job { body })
             }
             Err((record, why)) => {
                 self.undo(pool, &record);

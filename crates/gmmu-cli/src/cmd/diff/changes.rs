@@ -1,5 +1,6 @@
 //! What changed between two lists of mappings.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::exit::Failure;
@@ -14,7 +15,7 @@ pub(super) struct Change {
 }
 
 /// What happened to a range.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Sort {
     Added,
@@ -23,7 +24,7 @@ pub(super) enum Sort {
 }
 
 /// A change as it is printed.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(super) struct ChangeView {
     pub(super) change: Sort,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -35,7 +36,7 @@ pub(super) struct ChangeView {
 }
 
 /// How many bytes of addresses had which fate.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, JsonSchema, Serialize)]
 pub(super) struct Sums {
     pub(super) same: u64,
     pub(super) added: u64,

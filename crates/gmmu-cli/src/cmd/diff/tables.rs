@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use gmmu::addr::TableAddr;
 use gmmu::format::Format;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::console::Terminal;
@@ -19,7 +20,7 @@ use crate::with_format;
 type Tables = BTreeMap<(u64, Reverse<u32>), TableSide>;
 
 /// One table on one side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub(super) struct TableSide {
     at: Text<TableAddr>,
     /// Entries that are not 0.
@@ -31,7 +32,7 @@ pub(super) struct TableSide {
 }
 
 /// A table that differs.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(super) struct TableChange {
     change: &'static str,
     level: &'static str,

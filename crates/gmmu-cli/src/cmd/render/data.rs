@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use gmmu::addr::TableAddr;
 use gmmu::format::{EntryKind, Format};
 use gmmu::walk::{Is, WalkError};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::check::{Finding, check};
@@ -27,7 +28,7 @@ const TABLES_FULL: usize = 1_000_000;
 const FINDINGS: usize = 500;
 
 /// A picture as data, read by the script of the page.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(super) struct Picture {
     pub(super) mmu: &'static str,
     pub(super) root: String,
@@ -48,7 +49,7 @@ pub(super) struct Picture {
 
 /// Name of the level, shift of an entry, address, first address translated, number of the parent (-1 for the top),
 /// entries used, of how many, leaves in it and below.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub(super) struct TableRow(
     pub(super) &'static str,
     pub(super) u32,
@@ -61,11 +62,11 @@ pub(super) struct TableRow(
 );
 
 /// First address, number of pages, shift of a page, word of the first entry, number of its flags (-1: sparse).
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub(super) struct RangeRow(pub(super) String, pub(super) u64, pub(super) u32, pub(super) String, i64);
 
 /// A field: name, highest and lowest bit.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, JsonSchema, Serialize)]
 struct FieldRow(&'static str, u32, u32);
 
 /// Collects the data of a picture.

@@ -1,5 +1,6 @@
 //! Which parts of video memory are mapped.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::notation::Address;
@@ -15,7 +16,7 @@ pub(super) struct Spans {
 }
 
 /// What is mapped of video memory. Sizes are bytes.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub(super) struct MemoryUse {
     /// Bytes of memory that are mapped, each counted once.
     pub(super) mapped: u64,

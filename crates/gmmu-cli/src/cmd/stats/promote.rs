@@ -3,6 +3,7 @@
 use gmmu::addr::PageSize;
 use gmmu::chip::PageSizes;
 use gmmu::format::{BIG_TABLE, SMALL_TABLE};
+use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
 use crate::notation::Address;
@@ -12,7 +13,7 @@ use crate::ranges::Mapped;
 const SHOWN: usize = 10;
 
 /// What larger pages would save.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, JsonSchema, Serialize)]
 pub(super) struct Promotion {
     pub(super) entries_saved: u64,
     pub(super) table_bytes_saved: u64,
@@ -23,13 +24,15 @@ pub(super) struct Promotion {
 }
 
 /// A stretch of pages that could be larger ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub(super) struct Candidate {
     pub(super) va: Address,
     pub(super) bytes: u64,
     #[serde(serialize_with = "name")]
+    #[schemars(with = "String")]
     pub(super) from: PageSize,
     #[serde(serialize_with = "name")]
+    #[schemars(with = "String")]
     pub(super) to: PageSize,
     pub(super) entries_saved: u64,
 }
