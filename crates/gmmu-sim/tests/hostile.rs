@@ -168,3 +168,27 @@ fn tables_that_point_at_themselves() {
         assert!(driver.gpu.peek_translate(pdb(), 0).is_err());
     }
 }
+
+/// Runs of all ways and widths that begin where there is nothing, or go on beyond the end.
+#[test]
+fn runs_of_a_trace_may_lie_anywhere() {
+    use gmmu_sim::trace::{Replay, Trace};
+    let mut text = String::from("gmmu-trace 1\nchip gp107\nvram 0x10000000\n");
+    for way in ["b1w", "b2w"] {
+        for width in [8, 16, 32, 64] {
+            for at in ["0x0", "0x1fffffe", "0x3fffffc", "0xfffffffffffffff8", "0xffffffffffffffff"] {
+                text += &format!("{way}{width} {at} 0x1 +0xffffffffffffffff *9\n");
+            }
+        }
+    }
+    for at in ["0x6ffff8", "0x7ffffc", "0xfffffc", "0xfffffff8"] {
+        text += &format!("w32 {at} 0x1 +0x1 *9\nw64 {at} 0x1 +0x1 *9\nw8 {at} 0x1 +0x1 *9\n");
+    }
+    let trace = Trace::read(&text).expect("a trace");
+    let mut replay = Replay::new(&trace.config(Config::default())).expect("a card");
+    replay.run(&trace);
+    // Nothing of it is a register, and the BARs are not bound.
+    assert!(replay.refused() > 0);
+    assert!(replay.gpu().findings().iter().all(|finding| finding.rule == gmmu_sim::Rule::BarUnbound));
+    assert!(Trace::read("gmmu-trace 1\nw32 0x100000000 0x1 +0x1 *2\n").is_err());
+}

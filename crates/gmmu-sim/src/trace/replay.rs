@@ -67,6 +67,10 @@ impl Replay {
     /// Does one event.
     pub fn step(&mut self, line: usize, event: &Event) {
         self.lines.push((self.gpu.op(), line));
+        self.act(line, event);
+    }
+
+    fn act(&mut self, line: usize, event: &Event) {
         let done = match event {
             Event::Read(at, width, value) => self.read(line, *at, *width, *value),
             Event::Write(at, width, value) => {
@@ -82,9 +86,10 @@ impl Replay {
                 Err(_) => Err(DeviceError::BadOffset { offset: u32::MAX, bytes: 8 }),
             },
             Event::WriteRun(way, at, width, run) => {
-                for (word, at) in run.words().zip((*at..).step_by(width.bytes() as usize)) {
+                for (word, n) in run.words().zip(0..) {
+                    let at = at.wrapping_add(u64::from(width.bytes()) * n);
                     match Event::write(*way, at, *width, word) {
-                        Some(event) => self.step(line, &event),
+                        Some(event) => self.act(line, &event),
                         None => self.refused += 1,
                     }
                 }
