@@ -1,0 +1,180 @@
+//! A BAR of a card, mapped through the `resourceN` file of sysfs.
+//!
+//! A mapping is read-only unless asked for otherwise. Every access is checked against its length and alignment, and is
+//! one volatile access of its width, on hosts that are little-endian, as the card is. Who may write, and whether a driver counts on the card, is the caller's business.
+#![expect(unsafe_code, reason = "the only place where memory is mapped and read through pointers")]
+
+use std::ffi::c_void;
+use std::fs::OpenOptions;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
+use std::time::Instant;
+
+use gmmu::device::{Bar0, Clock, DeviceError, Width};
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+
+use crate::card::{Awake, Card};
+
+/// Why a BAR cannot be mapped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MapError {
+    /// The card is suspended, and is not woken.
+    #[error("the card sleeps: reads would give all-ones, and gmmu wakes nothing")]
+    Asleep,
+    /// The card has no such BAR.
+    #[error("the card has no BAR{0}")]
+    NoBar(usize),
+    /// The BAR is made of I/O ports.
+    #[error("BAR{0} is no memory")]
+    NotMemory(usize),
+    /// The machine gave the BAR no address.
+    #[error("BAR{0} has no address: the machine found no room for it")]
+    Unassigned(usize),
+    /// The file is not as long as the BAR, so that accesses could miss it.
+    #[error("{path}: has {found:#x} bytes, and BAR{index} has {wanted:#x}")]
+    Length {
+        /// The file.
+        path: PathBuf,
+        /// The BAR.
+        index: usize,
+        /// Bytes that `resource` says.
+        wanted: u64,
+        /// Bytes that the file has.
+        found: u64,
+    },
+    /// The system refuses: permission, lockdown, or a driver that has the BAR for itself.
+    #[error("{path}: {error}")]
+    System {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+}
+
+/// A mapped BAR.
+#[derive(Debug)]
+pub struct Mapping {
+    start: NonNull<c_void>,
+    bytes: usize,
+    writable: bool,
+    since: Instant,
+}
+
+impl Mapping {
+    /// Maps BAR `index` of `card`, whose sysfs is at `sys`.
+    ///
+    /// # Errors
+    /// [`MapError`].
+    pub fn open(sys: &Path, card: &Card, index: usize, writable: bool) -> Result<Self, MapError> {
+        if card.power.awake() == Awake::No {
+            return Err(MapError::Asleep);
+        }
+        let bar = card.bar(index).ok_or(MapError::NoBar(index))?;
+        if !bar.memory {
+            return Err(MapError::NotMemory(index));
+        }
+        if !bar.assigned {
+            return Err(MapError::Unassigned(index));
+        }
+        let path = sys.join(format!("bus/pci/devices/{}/resource{index}", card.bdf));
+        let refused = |error: io::Error| MapError::System { path: path.clone(), error };
+        let file = OpenOptions::new().read(true).write(writable).open(&path).map_err(refused)?;
+        let found = file.metadata().map_err(refused)?.len();
+        let length = usize::try_from(bar.bytes).ok().filter(|&bytes| bytes != 0 && found == bar.bytes);
+        let Some(bytes) = length else {
+            return Err(MapError::Length { path, index, wanted: bar.bytes, found });
+        };
+        let protection = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
+        // SAFETY: the kernel chooses where, so no memory of ours is replaced; the file has all of `bytes`.
+        let start = unsafe { mmap(std::ptr::null_mut(), bytes, protection, MapFlags::SHARED, &file, 0) };
+        let start = start.map_err(|error| refused(error.into()))?;
+        let start = NonNull::new(start).ok_or_else(|| refused(io::ErrorKind::AddrNotAvailable.into()))?;
+        Ok(Self { start, bytes, writable, since: Instant::now() })
+    }
+
+    /// Bytes of the BAR.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Where an access goes: inside the mapping, and aligned to its width.
+    fn place(&self, offset: u32, width: Width) -> Result<*mut c_void, DeviceError> {
+        let bad = DeviceError::BadOffset { offset, bytes: width.bytes() };
+        let at = usize::try_from(offset).map_err(|_| bad)?;
+        let bytes = usize::try_from(width.bytes()).map_err(|_| bad)?;
+        if !at.is_multiple_of(bytes) || at.checked_add(bytes).is_none_or(|end| end > self.bytes) {
+            return Err(bad);
+        }
+        Ok(self.start.as_ptr().wrapping_byte_add(at))
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: this is what `mmap` gave, and no pointer into it outlives `self`.
+        let unmapped = unsafe { munmap(self.start.as_ptr(), self.bytes) };
+        debug_assert!(unmapped.is_ok(), "a whole mapping can be unmapped");
+    }
+}
+
+/// One volatile read.
+///
+/// # Safety
+/// `at` comes from [`Mapping::place`] with the width of `T`, and the mapping lives.
+unsafe fn load<T: Copy + Into<u64>>(at: *mut c_void) -> u64 {
+    // SAFETY: by contract `at` is mapped, aligned and wide enough; every pattern of bits is an integer.
+    unsafe { at.cast::<T>().read_volatile() }.into()
+}
+
+impl Bar0 for Mapping {
+    fn read(&mut self, offset: u32, width: Width) -> Result<u64, DeviceError> {
+        let at = self.place(offset, width)?;
+        Ok(match width {
+            // SAFETY: `place` checked this width.
+            Width::W8 => unsafe { load::<u8>(at) },
+            // SAFETY: as above.
+            Width::W16 => unsafe { load::<u16>(at) },
+            // SAFETY: as above.
+            Width::W32 => unsafe { load::<u32>(at) },
+            // SAFETY: as above.
+            Width::W64 => unsafe { load::<u64>(at) },
+        })
+    }
+
+    fn write(&mut self, offset: u32, width: Width, value: u64) -> Result<(), DeviceError> {
+        let at = self.place(offset, width)?;
+        if !self.writable {
+            return Err(DeviceError::Backend("the BAR is mapped for reading only"));
+        }
+        let [a, b, c, d, ..] = value.to_le_bytes();
+        match width {
+            // SAFETY: `place` checked this width, and the mapping is writable.
+            Width::W8 => unsafe { at.cast::<u8>().write_volatile(a) },
+            // SAFETY: as above.
+            Width::W16 => unsafe { at.cast::<u16>().write_volatile(u16::from_le_bytes([a, b])) },
+            // SAFETY: as above.
+            Width::W32 => unsafe { at.cast::<u32>().write_volatile(u32::from_le_bytes([a, b, c, d])) },
+            // SAFETY: as above.
+            Width::W64 => unsafe { at.cast::<u64>().write_volatile(value) },
+        }
+        Ok(())
+    }
+
+    fn has_64bit(&self) -> bool {
+        cfg!(target_pointer_width = "64")
+    }
+}
+
+impl Clock for Mapping {
+    fn now_us(&mut self) -> u64 {
+        u64::try_from(self.since.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    fn relax(&mut self) {
+        std::hint::spin_loop();
+    }
+}
