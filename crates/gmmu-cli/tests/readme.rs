@@ -4,7 +4,11 @@
 #[test]
 fn readme() {
     std::env::set_current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).expect("the top folder");
-    trycmd::TestCases::new().case("README.md").case("docs/scripts.md").case("docs/commands/*.md").case("docs/reading-page-tables.md");
+    trycmd::TestCases::new()
+        .case("README.md")
+        .case("docs/scripts.md")
+        .case("docs/commands/*.md")
+        .case("docs/reading-page-tables.md");
 }
 
 #[test]

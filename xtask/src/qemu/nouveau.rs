@@ -30,7 +30,8 @@ const LIMIT: Duration = Duration::from_secs(240);
 const CHIP: &str = "gp107";
 const VRAM: u64 = 256 << 20;
 const BAR1: u64 = 64 << 20;
-const PAGE: u64 = 4096;
+/// Bytes of a page.
+const STEP: usize = 4096;
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// What nouveau is asked for. The first client has buffers alone, of each size with which nouveau chooses its pages otherwise;
@@ -82,7 +83,7 @@ impl Asked {
     fn apply(&mut self, line: &str) -> Result<(), String> {
         let words: Vec<&str> = line.split(' ').collect();
         let number = |at: usize| number(words.get(at).copied().unwrap_or_default());
-        let pages = |va: u64, bytes: u64| (va..va + bytes).step_by(PAGE as usize);
+        let pages = |va: u64, bytes: u64| (va..va + bytes).step_by(STEP);
         match words[0] {
             "client" => *self = Self::default(),
             "fill" => drop(self.buffers.insert(words[1].to_owned(), number(2)?)),

@@ -12,7 +12,8 @@ use serde_json::Value;
 use super::number;
 use crate::program::gmmu;
 
-const PAGE: u64 = 4096;
+/// Bytes of a page.
+const STEP: usize = 4096;
 
 /// What a page is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +53,7 @@ fn dump(gpu: &Gpu, root: TableAddr, path: &Path) -> Result<Space, String> {
     for range in dump["ranges"].as_array().ok_or("gmmu dump --json has no ranges")? {
         let (va, bytes) = (number(range["va"].as_str().unwrap_or_default())?, range["bytes"].as_u64().unwrap_or(0));
         let to = range["to"].as_str().and_then(|to| to.strip_prefix("vram:")).map(number).transpose()?;
-        for offset in (0..bytes).step_by(PAGE as usize) {
+        for offset in (0..bytes).step_by(STEP) {
             let page = match to {
                 Some(to) => Page::Holds(gpu.peek_word(TableAddr::vram(to + offset))),
                 None => Page::Sparse,
