@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use gmmu::addr::TableAddr;
-use gmmu::bar1::{Owned, Usage};
 use gmmu::chip::Chip;
 use gmmu::format::Format;
 use gmmu_sim::{Config, Finding, Speculation};
@@ -16,11 +15,11 @@ use crate::cmd::{replay, soak};
 use crate::console::{BAD, Console, GOOD, SCHEMA, STRONG, View};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::files;
-use crate::machine::{CountsView, FindingView, Machine, SpaceView, speculation, write_vram};
+use crate::machine::{Bar1View, CountsView, FindingView, Machine, SpaceView, speculation, write_vram};
 use crate::notation::{Address, Counted, Size, Text};
 use crate::num::number;
 use crate::progress::Progress;
-use crate::script::{Broken, Explored, Explorer, Occupancy, Order, Ran, Runner, Script, Trial};
+use crate::script::{Broken, Explored, Explorer, Order, Ran, Runner, Script, Trial};
 use crate::source::chip;
 use crate::with_format;
 
@@ -237,39 +236,6 @@ struct ExploredView {
     /// The shortest script that shows the mistake.
     #[serde(skip_serializing_if = "Option::is_none")]
     reduced: Option<String>,
-}
-
-/// How full BAR1 is, and of what.
-#[derive(Debug, JsonSchema, Serialize)]
-struct Bar1View {
-    space: String,
-    bytes: u64,
-    taken: u64,
-    largest_hole: u64,
-    mappings: Vec<Bar1MappingView>,
-}
-
-#[derive(Debug, JsonSchema, Serialize)]
-struct Bar1MappingView {
-    name: String,
-    offset: Address,
-    bytes: u64,
-    read_only: bool,
-    poisoned: bool,
-}
-
-impl From<Occupancy> for Bar1View {
-    fn from(Occupancy { space, usage, mappings }: Occupancy) -> Self {
-        let mapping = |(name, owned): (String, Owned)| Bar1MappingView {
-            name,
-            offset: Address(owned.range.start),
-            bytes: owned.range.end - owned.range.start,
-            read_only: owned.read_only,
-            poisoned: owned.poisoned,
-        };
-        let Usage { bytes, taken, largest_hole, .. } = usage;
-        Self { space, bytes, taken, largest_hole, mappings: mappings.into_iter().map(mapping).collect() }
-    }
 }
 
 #[derive(Debug, JsonSchema, Serialize)]
@@ -493,10 +459,8 @@ impl View for Report {
             Counted(window_moves, "window move", "window moves"),
             Counted(invalidates, "invalidate", "invalidates")
         ))?;
-        if let Some(Bar1View { bytes, taken, largest_hole, mappings, .. }) = &self.bar1 {
-            let mappings = Counted(mappings.len() as u64, "mapping", "mappings");
-            let (taken, bytes, hole) = (Size(*taken), Size(*bytes), Size(*largest_hole));
-            console.line(format_args!("BAR1: {taken} of {bytes} in {mappings}, the largest hole {hole}"))?;
+        if let Some(bar1) = &self.bar1 {
+            console.line(format_args!("BAR1: {}", bar1.says()))?;
         }
         if self.broken.is_empty() && !self.findings.iter().any(FindingView::counts) {
             console.line(format_args!("{GOOD}everything went as the script says{GOOD:#}"))?;

@@ -12,7 +12,9 @@ use serde::Serialize;
 
 use crate::console::{Console, FAINT, SCHEMA, STRONG, View};
 use crate::exit::{Exit, Failure, Outcome};
+use crate::machine::{Bar1MappingView, Bar1View};
 use crate::notation::{Bytes, Text};
+use crate::num::number;
 use crate::progress::Progress;
 use crate::ranges::{Mapped, What, span_name};
 use crate::scan::Barren;
@@ -28,6 +30,7 @@ Examples:
   gmmu stats --file vram.img --chip gh100 --root 0x10000
   gmmu stats --file tables.gmmu --json
   gmmu stats --script examples/two-sizes.gmmu
+  gmmu stats --file tables.gmmu --bar1 256M      how full is BAR1?
 
 A run of pages could be larger ones where addresses and memory go on together
 and are equally aligned, on a chip that has the size. How much of the video
@@ -41,6 +44,10 @@ Exit code 1: there were more tables than may be read.";
 pub struct Args {
     #[command(flatten)]
     source: SourceArgs,
+
+    /// The address space is BAR1's, an aperture of that size: how full is it?
+    #[arg(long, value_name = "SIZE", value_parser = number)]
+    bar1: Option<u64>,
 }
 
 /// All that `gmmu stats` says. Sizes are bytes.
@@ -59,6 +66,9 @@ pub(crate) struct Stats {
     pages: Vec<PageStats>,
     promotion: Promotion,
     vram: MemoryUse,
+    /// How full BAR1 is, where the source knows, or its size was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bar1: Option<Bar1View>,
     /// Mapped bytes that lie in other memory, by which.
     elsewhere: BTreeMap<String, u64>,
     bad: u64,
@@ -94,7 +104,12 @@ struct PageStats {
 pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
     let mut source = args.source.open()?;
     let (tables, cut) = with_format!(source.mmu, tables(&mut source, console))?;
-    let mut stats = mappings(&mut source, console)?;
+    let mut aperture = args.bar1.map(Aperture::new);
+    let mut stats = mappings(&mut source, aperture.as_mut(), console)?;
+    stats.bar1 = match aperture {
+        Some(aperture) => Some(aperture.view(&source.root.to_string())),
+        None => source.memory.bar1().cloned(),
+    };
     stats.truncated |= cut;
     stats.table_bytes = tables.iter().map(|level| level.bytes).sum();
     stats.tables = tables;
@@ -106,6 +121,43 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
         return Ok(Exit::Negative);
     }
     Ok(Exit::Done)
+}
+
+/// Mappings of BAR1 that are told one by one, and of these, in text.
+const MAPPINGS_MAX: usize = 1024;
+const MAPPINGS_SHOWN: usize = 16;
+
+/// BAR1's aperture, as its mappings go by in the order of their addresses.
+struct Aperture {
+    bytes: u64,
+    /// Behind the last mapping so far.
+    end: u64,
+    taken: u64,
+    hole: u64,
+    mappings: Vec<Bar1MappingView>,
+}
+
+impl Aperture {
+    const fn new(bytes: u64) -> Self {
+        Self { bytes, end: 0, taken: 0, hole: 0, mappings: Vec::new() }
+    }
+
+    fn add(&mut self, va: u64, bytes: u64) {
+        let (start, end) = (va.min(self.bytes), va.saturating_add(bytes).min(self.bytes));
+        if start < end {
+            self.hole = self.hole.max(start.saturating_sub(self.end));
+            (self.taken, self.end) = (self.taken + (end - start), end);
+            if self.mappings.len() < MAPPINGS_MAX {
+                self.mappings.push(Bar1MappingView::nameless(start..end));
+            }
+        }
+    }
+
+    fn view(self, space: &str) -> Bar1View {
+        let largest_hole = self.hole.max(self.bytes - self.end);
+        let Self { bytes, taken, mappings, .. } = self;
+        Bar1View { space: space.to_owned(), bytes, taken, largest_hole, mappings }
+    }
 }
 
 /// Counts tables by level, the outer ones first.
@@ -128,7 +180,7 @@ fn tables<F: Format>(source: &mut Source, console: &Console<'_>) -> Result<(Vec<
 }
 
 /// Goes through the mappings.
-fn mappings(source: &mut Source, console: &Console<'_>) -> Result<Stats, Failure> {
+fn mappings(source: &mut Source, mut aperture: Option<&mut Aperture>, console: &Console<'_>) -> Result<Stats, Failure> {
     let known = source.vram_bytes();
     let (mmu, root, sizes) = (source.mmu.name(), Text(source.root), source.sizes);
     let mut sums: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
@@ -143,6 +195,9 @@ fn mappings(source: &mut Source, console: &Console<'_>) -> Result<Stats, Failure
         match what {
             What::Sparse => sum.1 += bytes,
             What::Leaf(leaf) => {
+                if let Some(aperture) = &mut aperture {
+                    aperture.add(range.va, bytes);
+                }
                 sum.0 += bytes;
                 promotion.add(&range, leaf.to.raw, sizes);
                 if leaf.to.aperture == gmmu::addr::Aperture::Vram {
@@ -174,6 +229,7 @@ fn mappings(source: &mut Source, console: &Console<'_>) -> Result<Stats, Failure
         pages: pages.collect(),
         promotion,
         vram: spans.usage(known),
+        bar1: None,
         elsewhere,
         bad,
         truncated,
@@ -251,6 +307,15 @@ impl Stats {
         }
         for (memory, bytes) in &self.elsewhere {
             console.line(format_args!("{memory:<12}  {} mapped", Bytes(*bytes)))?;
+        }
+        if let Some(bar1) = &self.bar1 {
+            console.line(format_args!("\n{STRONG}BAR1{STRONG:#} through {}: {}", bar1.space, bar1.says()))?;
+            for mapping in bar1.mappings.iter().take(MAPPINGS_SHOWN) {
+                console.line(format_args!("{}", mapping.says()))?;
+            }
+            if let more @ 1.. = bar1.mappings.len().saturating_sub(MAPPINGS_SHOWN) {
+                console.line(format_args!("{FAINT}and {more} more{FAINT:#}"))?;
+            }
         }
         Ok(())
     }

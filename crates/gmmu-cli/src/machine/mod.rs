@@ -10,7 +10,7 @@ mod told;
 
 pub use data::Data;
 pub use image::write_vram;
-pub use report::{CountsView, FindingView, SpaceView};
+pub use report::{Bar1MappingView, Bar1View, CountsView, FindingView, SpaceView};
 pub use spaces::{Bound, Channel, InstError};
 pub use tables::Tables;
 

@@ -1,13 +1,17 @@
 //! What a model run cost and what the sanitizer said, as it is printed.
 
+use std::ops::Range;
+
 use gmmu::addr::TableAddr;
+use gmmu::bar1::{Owned, Usage};
 use gmmu_sim::{Counts, Finding};
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::console::{BAD, Console, GOOD};
 use crate::exit::Failure;
-use crate::notation::{Address, Counted, Text, Word};
+use crate::notation::{Address, Counted, Size, Text, Word};
+use crate::script::Occupancy;
 
 /// Accesses that something cost.
 #[derive(Clone, Copy, Debug, JsonSchema, Serialize)]
@@ -51,6 +55,75 @@ impl From<Counts> for CountsView {
     fn from(counts: Counts) -> Self {
         let Counts { reads, writes, window_moves, invalidates, sys_writes, sys_reads, .. } = counts;
         Self { reads, writes, window_moves, invalidates, sys_writes, sys_reads }
+    }
+}
+
+/// How full BAR1 is, and of what.
+#[derive(Clone, Debug, JsonSchema, Serialize)]
+pub struct Bar1View {
+    /// The space that it goes through.
+    pub space: String,
+    /// How large the aperture is.
+    pub bytes: u64,
+    /// How much of it is mapped.
+    pub taken: u64,
+    /// The most that can be mapped in one piece.
+    pub largest_hole: u64,
+    /// Who has what, where that is known, by its place.
+    pub mappings: Vec<Bar1MappingView>,
+}
+
+/// A mapping of the CPU's.
+#[derive(Clone, Debug, JsonSchema, Serialize)]
+pub struct Bar1MappingView {
+    name: String,
+    offset: Address,
+    bytes: u64,
+    read_only: bool,
+    poisoned: bool,
+}
+
+impl From<Occupancy> for Bar1View {
+    fn from(Occupancy { space, usage, mappings }: Occupancy) -> Self {
+        let mapping = |(name, owned): (String, Owned)| Bar1MappingView {
+            name,
+            offset: Address(owned.range.start),
+            bytes: owned.range.end - owned.range.start,
+            read_only: owned.read_only,
+            poisoned: owned.poisoned,
+        };
+        let Usage { bytes, taken, largest_hole, .. } = usage;
+        Self { space, bytes, taken, largest_hole, mappings: mappings.into_iter().map(mapping).collect() }
+    }
+}
+
+impl Bar1MappingView {
+    /// A mapping of which nothing else is known.
+    #[must_use]
+    pub fn nameless(range: Range<u64>) -> Self {
+        let bytes = range.end - range.start;
+        Self { name: String::new(), offset: Address(range.start), bytes, read_only: false, poisoned: false }
+    }
+
+    /// In one line.
+    #[must_use]
+    pub fn says(&self) -> String {
+        let Self { name, offset, bytes, read_only, poisoned } = self;
+        let what = [(*read_only, ", read-only"), (*poisoned, ", kept because the device failed")];
+        let what: String = what.into_iter().filter(|(is, _)| *is).map(|(_, what)| what).collect();
+        let size = Size(*bytes).to_string();
+        format!("{offset}  {size:>8}  {}{what}", if name.is_empty() { "mapped" } else { name })
+    }
+}
+
+impl Bar1View {
+    /// In one line.
+    #[must_use]
+    pub fn says(&self) -> String {
+        let Self { bytes, taken, largest_hole, mappings, .. } = self;
+        let (taken, bytes, hole) = (Size(*taken), Size(*bytes), Size(*largest_hole));
+        let mappings = Counted(mappings.len() as u64, "mapping", "mappings");
+        format!("{taken} of {bytes} in {mappings}, the largest hole {hole}")
     }
 }
 

@@ -9,6 +9,7 @@ use gmmu::walk::Why;
 use super::image::Image;
 use super::model::Model;
 use crate::exit::Failure;
+use crate::machine::Bar1View;
 use crate::snapshot::Snapshot;
 
 /// Memory that page tables are read from.
@@ -40,6 +41,15 @@ impl Memory {
             Self::Image(image) => image.bytes_held(),
             Self::Snapshot(snapshot) => snapshot.pages().saturating_mul(4096),
             Self::Model(model) => model.bytes_held(),
+        }
+    }
+
+    /// How full BAR1 is, where the source knows.
+    #[must_use]
+    pub fn bar1(&self) -> Option<&Bar1View> {
+        match self {
+            Self::Model(model) => model.bar1(),
+            Self::Image(_) | Self::Snapshot(_) => None,
         }
     }
 

@@ -11,7 +11,7 @@ use gmmu_sim::Gpu;
 use crate::cmd::run::model;
 use crate::exit::{Exit, Failure};
 use crate::files;
-use crate::machine::Machine;
+use crate::machine::{Bar1View, Machine};
 use crate::script::{Ran, Runner, Script};
 use crate::snapshot::{NamedRoot, SnapshotInfo};
 use crate::with_format;
@@ -22,6 +22,7 @@ pub struct Model {
     path: PathBuf,
     gpu: Gpu,
     bytes_held: u64,
+    bar1: Option<Bar1View>,
 }
 
 impl Model {
@@ -40,6 +41,12 @@ impl Model {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// How full BAR1 is, where it goes through a space.
+    #[must_use]
+    pub const fn bar1(&self) -> Option<&Bar1View> {
+        self.bar1.as_ref()
     }
 
     /// How many bytes of memory hold anything.
@@ -71,8 +78,9 @@ fn run<F: Format>(
         }
     }
     let roots = runner.spaces().map(|(name, vmm)| NamedRoot { name: name.to_owned(), at: vmm.pdb() }).collect();
+    let bar1 = runner.occupancy().map(Bar1View::from);
     let gpu = runner.into_gpu();
     let bytes_held = (gpu.vram_pages().count() + gpu.sys_pages().count()) as u64 * 4096;
     let info = SnapshotInfo::of_chip(chip, gpu.vram_bytes(), roots);
-    Ok((Model { path: path.to_owned(), gpu, bytes_held }, info))
+    Ok((Model { path: path.to_owned(), gpu, bytes_held, bar1 }, info))
 }
