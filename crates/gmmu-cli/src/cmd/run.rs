@@ -16,7 +16,7 @@ use crate::console::{BAD, Console, GOOD, SCHEMA, STRONG, View};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::files;
 use crate::machine::{Bar1View, CountsView, FindingView, Machine, SpaceView, speculation, write_vram};
-use crate::notation::{Address, Counted, Size, Text};
+use crate::notation::{Counted, Size, Text};
 use crate::num::number;
 use crate::progress::Progress;
 use crate::script::{Broken, Explored, Explorer, Order, Ran, Runner, Script, Trial};
