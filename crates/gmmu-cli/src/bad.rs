@@ -88,7 +88,7 @@ impl BadList {
         for bad in &self.entries {
             let raw = bad.raw.iter().map(Word::to_string).collect::<Vec<_>>().join(" ");
             console.line(format_args!("{} {} for va {}: {raw}", bad.level, bad.entry, bad.va))?;
-            console.line(format_args!("  {BAD}{}{BAD:#}", bad.why))?;
+            console.paragraph("  ", 2, BAD, &bad.why)?;
         }
         Ok(())
     }

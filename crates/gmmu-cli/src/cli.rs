@@ -10,7 +10,7 @@ use crate::exit::Outcome;
 
 /// Builds, walks, checks and explains the page tables of NVIDIA GPUs.
 #[derive(Debug, Parser)]
-#[command(name = "gmmu", version, after_help = EXIT_CODES, max_term_width = 100, disable_help_subcommand = true)]
+#[command(name = "gmmu", version, after_help = EXIT_CODES, term_width = 80, disable_help_subcommand = true)]
 pub struct Cli {
     /// Print one JSON object instead of text
     #[arg(long, global = true, help_heading = "Output")]

@@ -12,12 +12,15 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::exit::Failure;
+use crate::wrap::{WIDTH, wrapped};
 
 /// The number that every JSON object starts with.
 pub const SCHEMA: u32 = 1;
 
 /// Names and headings.
 pub const STRONG: Style = Style::new().bold();
+/// Text as any other.
+pub const PLAIN: Style = Style::new();
 /// What matters less.
 pub const FAINT: Style = Style::new().dimmed();
 /// Good news.
@@ -177,6 +180,19 @@ impl<'a> Console<'a> {
             self.out.write_all(self.line.as_bytes())?;
         } else {
             write!(self.out, "{}", anstream::adapter::strip_str(&self.line))?;
+        }
+        Ok(())
+    }
+
+    /// Prints `text` in lines of [`WIDTH`] columns: the first behind `lead`, the others behind as many blanks as `indent`.
+    ///
+    /// # Errors
+    /// Those of stdout.
+    pub fn paragraph(&mut self, lead: &str, indent: usize, style: Style, text: &str) -> Result<(), Failure> {
+        let width = WIDTH.saturating_sub(indent.max(lead.chars().count()));
+        for (n, line) in wrapped(text, width).iter().enumerate() {
+            let (lead, indent) = if n == 0 { (lead, 0) } else { ("", indent) };
+            self.line(format_args!("{lead}{:indent$}{style}{line}{style:#}", ""))?;
         }
         Ok(())
     }

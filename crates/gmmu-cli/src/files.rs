@@ -9,6 +9,7 @@ use flate2::bufread::MultiGzDecoder;
 
 use crate::console::Console;
 use crate::exit::{Exit, Failure};
+use crate::snapshot;
 
 /// Writes `path` with `fill`. The old file stays as it is until the new one is complete on the disk; after a failure
 /// nothing is left behind. A symlink stays one: its target is what is written.
@@ -78,6 +79,36 @@ fn unpacked<'r>(mut file: impl BufRead + 'r) -> io::Result<Box<dyn Read + 'r>> {
         return Ok(Box::new(MultiGzDecoder::new(file)));
     }
     Ok(Box::new(file))
+}
+
+/// What a file is, by how it begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// In words: `xz data`, `an ELF file`.
+    pub what: &'static str,
+    /// Packed: what is inside it may be what is wanted.
+    pub packed: bool,
+}
+
+/// What a file is that begins like this, if it is something well known.
+#[must_use]
+pub fn known_as(head: &[u8]) -> Option<Known> {
+    const MAGIC: [(&[u8], &str, bool); 9] = [
+        (b"\x7fELF", "an ELF file", false),
+        (b"\x1f\x8b", "gzip data", true),
+        (b"\xfd7zXZ\0", "xz data", true),
+        (b"\x28\xb5\x2f\xfd", "zstd data", true),
+        (b"BZh", "bzip2 data", true),
+        (b"PK\x03\x04", "a zip file", true),
+        (b"QFI\xfb", "a qcow2 image", false),
+        (b"\x89PNG", "a picture", false),
+        (&snapshot::MAGIC, "a snapshot of gmmu", false),
+    ];
+    let text = || head.iter().all(|&byte| matches!(byte, b'\t' | b'\n' | b'\r' | b' '..=b'~'));
+    let found = MAGIC.iter().find(|(magic, ..)| head.starts_with(magic));
+    found
+        .map(|&(_, what, packed)| Known { what, packed })
+        .or_else(|| text().then_some(Known { what: "text", packed: false }))
 }
 
 /// Where a file that is written as `path` really lies: the end of its symlinks.

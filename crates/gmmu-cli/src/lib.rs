@@ -30,6 +30,7 @@ pub mod snapshot;
 pub mod source;
 pub mod stream;
 pub mod survey;
+pub mod wrap;
 
 use std::ffi::OsString;
 

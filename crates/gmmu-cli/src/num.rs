@@ -44,6 +44,8 @@ impl Range {
 pub enum AddressOrRange {
     /// One address.
     One(u64),
+    /// One address in decimal, which addresses rarely are: perhaps its 0x is missing.
+    Decimal(u64),
     /// A range.
     Range(Range),
 }
@@ -67,7 +69,7 @@ pub fn number(text: &str) -> Result<u64, BadNumber> {
 pub fn range(text: &str) -> Result<Range, BadNumber> {
     match address_or_range(text)? {
         AddressOrRange::Range(range) => Ok(range),
-        AddressOrRange::One(start) => {
+        AddressOrRange::One(start) | AddressOrRange::Decimal(start) => {
             bad(format!("a range has an end: write {start:#x}+LENGTH or {start:#x}..END, for example {start:#x}+2M"))
         }
     }
@@ -90,7 +92,8 @@ pub fn address_or_range(text: &str) -> Result<AddressOrRange, BadNumber> {
             None => return bad(format!("{start:#x}+{length:#x} ends beyond 64 bits")),
         }
     } else {
-        return number(text).map(AddressOrRange::One);
+        let plain = text.len() > 3 && text.bytes().all(|byte| byte.is_ascii_digit());
+        return number(text).map(if plain { AddressOrRange::Decimal } else { AddressOrRange::One });
     };
     if end <= start {
         return bad(format!("the range {start:#x}..{end:#x} is empty: its end must be above its start"));

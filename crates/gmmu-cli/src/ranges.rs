@@ -109,19 +109,32 @@ impl From<&Mapped> for RangeView {
 
 impl RangeView {
     /// The heading over lines of [`line`](Self::line).
-    pub const HEADING: &'static str =
-        "va                                       size  page  to                          kind  flags";
+    pub const HEADING: &'static str = "va                               size page  to                      kind  flags";
 
     /// The range in one line.
     #[must_use]
     pub fn line(&self) -> String {
         let end = Address(self.va.0.saturating_add(self.bytes));
-        // Wide enough for the addresses of v3.
+        // Wide enough for addresses of 48 bits, which are nearly all; with the longer ones of v3 a line moves to the right.
         let extent = format!("{}..{end}", self.va);
-        let start = format!("{extent:<36}  {:>7}  {:>4}", Size(self.bytes), self.page);
+        let start = format!("{extent:<30} {:>6} {:>4}", Size(self.bytes), self.page);
         match (&self.to, self.kind, &self.flags) {
-            (Some(to), Some(kind), Some(flags)) => format!("{start}  {to:<26}  {kind:>4}  {}", flags_text(flags)),
+            (Some(to), Some(kind), Some(flags)) => format!("{start}  {to:<22}  {kind:>4}  {}", flags_text(flags)),
             _ => format!("{start}  sparse"),
+        }
+    }
+
+    /// The range as part of a sentence.
+    #[must_use]
+    pub fn words(&self) -> String {
+        let end = Address(self.va.0.saturating_add(self.bytes));
+        let start = format!("{}..{end} ({})", self.va, Size(self.bytes));
+        match (&self.to, self.kind, &self.flags) {
+            (Some(to), Some(kind), Some(flags)) => {
+                let flags = if flags.is_empty() { String::new() } else { format!(", {}", flags_text(flags)) };
+                format!("{start}: {} pages at {to}, kind {kind}{flags}", self.page)
+            }
+            _ => format!("{start}: sparse"),
         }
     }
 }

@@ -18,6 +18,58 @@ Nov 22 14:32:01 node7 kernel: [  812.100091] NVRM: Xid (PCI:0000:2b:00): 43, pid
 Nov 22 14:32:09 node7 kernel: [  820.000001] nouveau 0000:01:00.0: fifo: fault 00 [VIRT_READ] at 0000000000001000 engine 40 [gr] client 13\n\
 Nov 22 14:32:09 node7 kernel: [  820.000002] [GPC1/T1_3] reason 02 [PTE] on channel 2 [00ff8b9000 Xorg[1087]]\n";
 
+/// Text without its line breaks.
+fn said(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// An Xid 31 of a process on a GPU.
+fn xid(gpu: &str, pid: u32, at: &str) -> String {
+    LOG.lines()
+        .nth(1)
+        .unwrap()
+        .replace("2b:00", gpu)
+        .replace("pid=4242", &format!("pid={pid}"))
+        .replace("0x6f17_04027000", at)
+}
+
+#[test]
+fn one_address_on_several_gpus_is_one_story() {
+    let log = [
+        xid("2b:00", 100, "0x7f00_00001000"),
+        xid("3b:00", 101, "0x7f00_00001000"),
+        xid("4b:00", 102, "0x7f00_00001000"),
+        // Another address, another process, another GPU: another story.
+        xid("5b:00", 103, "0x7f00_00009000"),
+    ]
+    .join("\n");
+    let report = gmmu_with(&["fault", "-", "--json"], log.as_bytes()).json();
+    let groups: Vec<_> = report["groups"].as_array().unwrap().iter().map(|group| &group["faults"]).collect();
+    assert_eq!(groups, [&json!([0, 1, 2]), &json!([3])]);
+    let first = &report["groups"][0];
+    assert_eq!((&first["count"], &first["pages"], &first["pids"]), (&json!(3), &json!(1), &json!([100, 101, 102])));
+    assert_eq!(first["gpus"], json!(["0000:2b:00", "0000:3b:00", "0000:4b:00"]));
+    let text = said(&gmmu_with(&["fault", "-"], log.as_bytes()).out);
+    assert!(
+        text.contains("always at the same page by 3 processes: 100, 101, 102 at the same address on 3 GPUs"),
+        "{text}"
+    );
+    assert!(text.contains("so it is not the card"), "{text}");
+}
+
+#[test]
+fn a_burst_of_one_process_is_one_story() {
+    let burst: Vec<_> = (0..50)
+        .map(|n| xid("2b:00", 7, &format!("0x7f00_{:08x}", n << 12)).replace("812.100001", &format!("812.{n:06}")))
+        .collect();
+    let report = gmmu_with(&["fault", "-", "--json"], burst.join("\n").as_bytes()).json();
+    let groups = report["groups"].as_array().unwrap();
+    assert_eq!(groups.len(), 1);
+    let (us, pages) = (&groups[0]["microseconds"], &groups[0]["pages"]);
+    assert_eq!((us, pages, &groups[0]["count"]), (&json!(49), &json!(50), &json!(50)));
+    assert_eq!((&groups[0]["lowest"], &groups[0]["highest"]), (&json!("0x7f0000000000"), &json!("0x7f0000031000")));
+}
+
 #[test]
 fn a_log_from_stdin_is_read_whole() {
     let ran = gmmu_with(&["fault", "-", "--json"], LOG.as_bytes());
@@ -47,7 +99,11 @@ fn packed_logs_read_like_plain_ones() {
 fn faults_of_one_story_are_told_once() {
     let ran = gmmu_with(&["fault", "-"], LOG.as_bytes());
     assert_eq!(ran.out.matches("compute-sanitizer").count(), 1, "{}", ran.out);
-    assert!(ran.out.contains("2 times in all, up to line 3, 2 pages from 0x6f1704027000 to"), "{}", ran.out);
+    assert!(
+        said(&ran.out).contains("2 times in all within 19 us, up to line 3, 2 pages from 0x6f1704027000 to"),
+        "{}",
+        ran.out
+    );
     assert!(ran.out.contains("Xid 43, once"), "{}", ran.out);
     assert!(ran.out.lines().all(|line| line.chars().count() <= 80), "{}", ran.out);
 }
@@ -90,7 +146,7 @@ fn one_fault_that_fills_the_log_is_counted_and_keeps_no_other_out() {
         .collect();
     assert_eq!(faults, [json!([1, 300_000, 300_000]), json!([300_001, 1, 300_001])]);
     let text = gmmu_with(&["fault", "-"], log.as_bytes()).out;
-    assert!(text.contains("300001 times in all, up to line 300001, 2 pages from"), "{text}");
+    assert!(said(&text).contains("300001 times in all within 19 us, up to line 300001, 2 pages from"), "{text}");
 }
 
 #[test]

@@ -59,6 +59,8 @@ const PRINTED: &[(&str, &[&str])] = &[
         "fault",
         &[
             "fault NVRM:_Xid_(PCI:0000:2b:00):_31,_pid=1,_MMU_Fault:_ENGINE_GRAPHICS_GPC6_GPCCLIENT_T1_13_faulted_@_0x6f17_04027000._Fault_is_of_type_FAULT_PDE_ACCESS_TYPE_VIRT_WRITE",
+            "fault {} MMU_Fault:_ENGINE_GRAPHICS_GPCCLIENT_T1_3_faulted_@_0x0_038ae000._Fault_is_of_type_FAULT_PTE_ACCESS_TYPE_VIRT_READ",
+            "fault --packet 0xff8b9000_0_0x34567000_0x7f12_0_0_180_0x83010002 --chip gh100",
         ],
     ),
     ("list", &["list --sysfs []"]),

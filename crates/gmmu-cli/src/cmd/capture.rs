@@ -61,7 +61,7 @@ struct Space {
 /// # Errors
 /// Those of the source, and of the file that is written.
 pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
-    let mut source = args.source.open()?;
+    let mut source = args.source.open(console)?;
     let output = &args.output;
     let same = fs::canonicalize(output).is_ok_and(|to| fs::canonicalize(source.memory.path()).is_ok_and(|of| of == to));
     if same {

@@ -5,9 +5,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::check::{Finding, RULES, Rule, Severity, by_name, check};
-use crate::console::{BAD, Console, FAINT, GOOD, ODD, SCHEMA, STRONG, View};
+use crate::console::{BAD, Console, FAINT, GOOD, ODD, PLAIN, SCHEMA, STRONG, View};
 use crate::exit::{Exit, Failure, Outcome};
-use crate::fault::report::wrapped;
 use crate::notation::{Counted, Text, Word};
 use crate::num::{number, shown};
 use crate::source::SourceArgs;
@@ -98,7 +97,7 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
         console.show(&Explained { schema: SCHEMA, rule })?;
         return Ok(Exit::Done);
     }
-    let mut source = args.source.open()?;
+    let mut source = args.source.open(console)?;
     let end = args.vram.or_else(|| source.vram_bytes());
     let found = with_format!(source.mmu, check(&mut source, console.terminal(), end))?;
     let truncated = found.truncated(&args.allow);
@@ -140,15 +139,12 @@ impl View for Checked {
             for Finding { va, entry, raw, says, .. } in group.iter().take(SHOWN) {
                 let words: String = raw.iter().map(|word: &Word| format!("  {word}")).collect();
                 console.line(format_args!("  va {va}  entry {entry}{words}"))?;
-                console.line(format_args!("    {says}"))?;
+                console.paragraph("    ", 4, PLAIN, says)?;
             }
             if group.len() > SHOWN {
                 console.line(format_args!("  {FAINT}and {} more; --json has all{FAINT:#}", group.len() - SHOWN))?;
             }
-            for (number, line) in wrapped(rule.todo, 74).iter().enumerate() {
-                let start = if number == 0 { "do:" } else { "   " };
-                console.line(format_args!("  {GOOD}{start}{GOOD:#} {line}"))?;
-            }
+            console.paragraph(&format!("  {GOOD}do:{GOOD:#} "), 6, PLAIN, rule.todo)?;
         }
         if self.findings.is_empty() {
             console.line(format_args!("{GOOD}nothing found{GOOD:#} by {} rules", RULES.len()))?;
@@ -161,9 +157,6 @@ impl View for Explained {
     fn text(&self, console: &mut Console<'_>) -> Result<(), Failure> {
         let Rule { id, name, severity, means, todo } = self.rule;
         console.line(format_args!("{STRONG}{id} {name}{STRONG:#} ({})", severity.name()))?;
-        [means, todo]
-            .into_iter()
-            .flat_map(|text| wrapped(text, 80))
-            .try_for_each(|line| console.line(format_args!("{line}")))
+        [means, todo].into_iter().try_for_each(|text| console.paragraph("", 0, PLAIN, text))
     }
 }

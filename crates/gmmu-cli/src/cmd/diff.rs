@@ -93,8 +93,8 @@ struct SideView {
 /// # Errors
 /// Those of the sources.
 pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
-    let mut a = side(args, &args.a)?;
-    let mut b = side(args, &args.b)?;
+    let mut a = side(args, &args.a, console)?;
+    let mut b = side(args, &args.b, console)?;
     let diff = diff(args, &mut a, &mut b, console)?;
     console.show(&diff)?;
     for (name, side) in [(&args.a, &diff.a), (&args.b, &diff.b)] {
@@ -142,7 +142,7 @@ fn diff(args: &Args, a: &mut Source, b: &mut Source, console: &Console<'_>) -> R
 }
 
 /// Opens `PATH[@ROOT][+BASE]`. A file of just that name comes first.
-fn side(args: &Args, text: &str) -> Result<Source, Failure> {
+fn side(args: &Args, text: &str, console: &mut Console<'_>) -> Result<Source, Failure> {
     let (mut path, mut options) = (text, SourceArgs { chip: args.chip, mmu: args.mmu, ..SourceArgs::default() });
     if !Path::new(path).exists() {
         if let Some((rest, base)) = path.rsplit_once('+') {
@@ -170,7 +170,7 @@ fn side(args: &Args, text: &str) -> Result<Source, Failure> {
                 .hint(format_args!("write {path}@ADDR; `gmmu roots --file {path}` looks for likely ones")));
         }
     }
-    options.open()
+    options.open(console)
 }
 
 fn wrong(text: &str, why: &str) -> Failure {
@@ -189,9 +189,10 @@ impl View for Diff {
         for change in &self.changes {
             match (change.change, &change.from, &change.to) {
                 (Sort::Changed, Some(from), Some(to)) => {
-                    let differs = change.differs.join(", ");
+                    let differs = change.differs.join(" and ");
                     console.line(format_args!("{BAD}-{BAD:#} {}", from.line()))?;
-                    console.line(format_args!("{GOOD}+{GOOD:#} {}  {ODD}({differs}){ODD:#}", to.line()))?;
+                    console.line(format_args!("{GOOD}+{GOOD:#} {}", to.line()))?;
+                    console.line(format_args!("  {ODD}{differs} changed{ODD:#}"))?;
                 }
                 (_, from, to) => {
                     for (sign, style, side) in [("-", BAD, from), ("+", GOOD, to)] {

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::cards::{CardView, MachineArgs};
 use crate::console::{BAD, Console, FAINT, GOOD, ODD, SCHEMA, STRONG, View};
 use crate::exit::{Exit, Failure, Outcome};
+use crate::wrap::wrapped;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -226,20 +227,4 @@ impl WayView {
         }
         Ok(())
     }
-}
-
-/// `text` in lines of at most `width` characters, broken between words.
-fn wrapped(text: &str, width: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
-    for word in text.split(' ') {
-        match lines.last_mut() {
-            Some(line) if line.is_empty() => line.push_str(word),
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.to_owned()),
-        }
-    }
-    lines
 }

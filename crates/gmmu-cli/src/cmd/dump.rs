@@ -61,7 +61,7 @@ enum Merge {
 /// # Errors
 /// Those of the source.
 pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
-    let mut source = args.source.open()?;
+    let mut source = args.source.open(console)?;
     with_format!(source.mmu, dump(args, &mut source, console))
 }
 

@@ -1,19 +1,23 @@
 //! `gmmu fault`: explains MMU faults that a driver logged.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
-use super::walk::{self, WalkView};
+use gmmu::addr::TableAddr;
+
+use super::walk;
 use crate::console::Console;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::fault::advice::other_xid;
 use crate::fault::lines::for_each_line;
 use crate::fault::packet;
 use crate::fault::parse::{FAULTS_MAX, Log, Parser};
-use crate::fault::report::Report;
-use crate::files::unreadable;
-use crate::source::{Source, SourceArgs};
+use crate::fault::report::{Explained, Report};
+use crate::files::{known_as, unreadable};
+use crate::notation::Address;
+use crate::num::number;
+use crate::source::SourceArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -23,7 +27,8 @@ Examples:
   gmmu fault --packet 00908bff000000000070563412... --chip gh100
   gmmu fault 'NVRM: Xid ...' --file vram.img --chip gh100 --root 0x10000
 
-With a source, the walk of the address through its page tables is shown too.
+With a source, the walk of the address through its page tables is shown too. A
+line of nouveau names the channel's instance block, which leads to its tables.
 Exit code 1: nothing in the input is an MMU fault.";
 
 /// Arguments of `gmmu fault`.
@@ -51,7 +56,7 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
         Some(words) => read_packet(words, args)?,
         None => read(args, console)?,
     };
-    let missing = nothing(&log);
+    let missing = nothing(&log, &args.input);
     let mut report = Report::new(log);
     if report.faults().is_empty() {
         if console.json() {
@@ -60,8 +65,10 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
         return Err(missing);
     }
     if args.source.any() {
-        let mut source = args.source.open()?;
-        report.add_walks(|va| look_up(&mut source, va))?;
+        add_walks(&mut report, &args.source, console)?;
+    }
+    if args.packet.is_some() && args.source.chip.is_none() {
+        console.note(format_args!("which engine a number means depends on the chip: give --chip to have it named"));
     }
     console.show(&report)?;
     if report.truncated() {
@@ -79,13 +86,36 @@ fn read_packet(words: [u32; 8], args: &Args) -> Result<Log, Failure> {
     Ok(Log { faults: vec![fault], lines: 1, ..Log::default() })
 }
 
-/// The walk of a fault's address; none where the source has no such address.
-fn look_up(source: &mut Source, va: u64) -> Result<Option<WalkView>, Failure> {
-    if source.plain_va(va) < source.va_end() { walk::look_up(source, va).map(Some) } else { Ok(None) }
+/// Walks the addresses through the page tables of a source. A source holds one address space, so that without the
+/// instance block of the channel only the faults of one process on one GPU can be looked up: those of the first.
+fn add_walks(report: &mut Report, args: &SourceArgs, console: &mut Console<'_>) -> Result<(), Failure> {
+    let named = args.root.is_some() || args.inst.is_some();
+    let block = |fault: &Explained| fault.instance().filter(|_| !named).map(TableAddr::vram);
+    let first = report.faults().iter().find_map(block);
+    let mut source = args.open_with(first, console)?;
+    let (default, owner) = (source.root, report.faults().first().map(Explained::owner));
+    let mut others = 0u64;
+    report.add_walks(|fault, va| {
+        let own = block(fault).and_then(|inst| source.root_of(inst).ok());
+        if own.is_none() && Some(fault.owner()) != owner {
+            others += 1;
+            return Ok(None);
+        }
+        source.root = own.unwrap_or(default);
+        // A line can hold an address that these tables do not have.
+        if source.plain_va(va) < source.va_end() { walk::look_up(&mut source, va).map(Some) } else { Ok(None) }
+    })?;
+    if others > 0 {
+        let owner = owner.unwrap_or_default();
+        console.note(format_args!(
+            "{others} faults of others were not looked up: the source is taken to hold the tables of {owner}, which is the first"
+        ));
+    }
+    Ok(())
 }
 
 /// The failure for a log without a fault.
-fn nothing(log: &Log) -> Failure {
+fn nothing(log: &Log, input: &[String]) -> Failure {
     let what = match log.lines {
         0 => "the input is empty".to_owned(),
         1 => "this line is no MMU fault".to_owned(),
@@ -98,6 +128,10 @@ fn nothing(log: &Log) -> Failure {
     let others: Vec<_> = others.collect();
     if !others.is_empty() {
         return Failure::new(Exit::Negative, format_args!("{what}: {}", others.join("; ")));
+    }
+    if let Some(va) = input.first().and_then(|text| number(text).ok()) {
+        return Failure::new(Exit::Negative, format_args!("{what}: it is an address alone"))
+            .hint(format_args!("give the whole line; `gmmu walk {} --file IMAGE …` looks an address up", Address(va)));
     }
     Failure::new(Exit::Negative, what).hint(
         "such lines look like `NVRM: Xid (PCI:…): 31, … MMU Fault: ENGINE … faulted @ 0x…`, or with nouveau \
@@ -135,6 +169,16 @@ fn file(text: &str) -> Option<&Path> {
 
 fn read_log(name: &str, input: impl Read) -> Result<Log, Failure> {
     let mut parser = Parser::default();
+    let mut input = BufReader::new(input);
+    let head = input.fill_buf().map_err(|error| unreadable(name, &error))?;
+    // A log may begin with anything that is text, in any encoding, and be packed by gzip.
+    if let Some(known) = known_as(head).filter(|known| !matches!(known.what, "text" | "gzip data")) {
+        let failure = Failure::input(format_args!("{name}: is {}, not a log", known.what));
+        return Err(failure.hint(match known.packed {
+            true => "unpack it first; of packed logs only gzip is read as it is",
+            false => "give lines of the kernel log; page tables go behind --file",
+        }));
+    }
     match for_each_line(input, |number, line| parser.line(number, line)) {
         Ok(()) => Ok(parser.finish()),
         Err(error) => Err(unreadable(name, &error)),

@@ -82,7 +82,7 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
                 .hint("end the name in .html or .dot"));
         }
     };
-    let mut source = args.source.open()?;
+    let mut source = args.source.open(console)?;
     if files::same(output, source.memory.path()) {
         return Err(Failure::usage(format_args!("-o {}: is the file that is read", output.display()))
             .hint("write the picture to another file"));
@@ -106,7 +106,10 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
         truncated: picture.truncated,
     })?;
     if picture.summary {
-        console.note(format_args!("more than {} ranges: only tables are drawn; --full draws all", data::RANGES));
+        console.note(format_args!(
+            "more than {} ranges: each table stands for what is in it; --full draws all",
+            data::RANGES
+        ));
     }
     if picture.truncated {
         console.note(format_args!("cut short: there is more than is drawn"));
@@ -122,7 +125,8 @@ fn html(picture: &Picture) -> Result<String, Failure> {
 
 impl View for Rendered {
     fn text(&self, console: &mut Console<'_>) -> Result<(), Failure> {
-        let Self { file, bytes, tables, ranges, findings, .. } = self;
-        console.line(format_args!("{file}: {tables} tables, {ranges} ranges, {findings} findings in {}", Bytes(*bytes)))
+        let Self { file, bytes, tables, ranges, findings, summary, .. } = self;
+        let ranges = if *summary { "ranges summed up by table".to_owned() } else { format!("{ranges} ranges") };
+        console.line(format_args!("{file}: {tables} tables, {ranges}, {findings} findings in {}", Bytes(*bytes)))
     }
 }

@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::console::{Console, FAINT, SCHEMA, STRONG, View};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::machine::{Bar1MappingView, Bar1View};
-use crate::notation::{Bytes, Text};
+use crate::notation::{Bytes, RoughSize, Text};
 use crate::num::number;
 use crate::progress::Progress;
 use crate::ranges::{Mapped, What, span_name};
@@ -102,10 +102,11 @@ struct PageStats {
 /// # Errors
 /// Those of the source.
 pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
-    let mut source = args.source.open()?;
+    let mut source = args.source.open(console)?;
     let (tables, cut) = with_format!(source.mmu, tables(&mut source, console))?;
     let mut aperture = args.bar1.map(Aperture::new);
     let mut stats = mappings(&mut source, aperture.as_mut(), console)?;
+    let beyond = aperture.as_ref().map_or(0, |aperture| aperture.beyond);
     stats.bar1 = match aperture {
         Some(aperture) => Some(aperture.view(&source.root.to_string())),
         None => source.memory.bar1().cloned(),
@@ -116,6 +117,12 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
     let per_gib = u128::from(stats.table_bytes) << 30;
     stats.table_bytes_per_gib = per_gib.checked_div(u128::from(stats.mapped)).and_then(|bytes| bytes.try_into().ok());
     console.show(&stats)?;
+    if beyond > 0 {
+        console.note(format_args!(
+            "{} are mapped behind the end of a BAR1 of this size: is it larger, or this the space of something else?",
+            Bytes(beyond)
+        ));
+    }
     if stats.truncated {
         console.note(format_args!("cut short: more tables or ranges than are read; the numbers are of a part"));
         return Ok(Exit::Negative);
@@ -134,16 +141,19 @@ struct Aperture {
     end: u64,
     taken: u64,
     hole: u64,
+    /// Mapped behind the end of the aperture, where the CPU does not reach.
+    beyond: u64,
     mappings: Vec<Bar1MappingView>,
 }
 
 impl Aperture {
     const fn new(bytes: u64) -> Self {
-        Self { bytes, end: 0, taken: 0, hole: 0, mappings: Vec::new() }
+        Self { bytes, end: 0, taken: 0, hole: 0, beyond: 0, mappings: Vec::new() }
     }
 
     fn add(&mut self, va: u64, bytes: u64) {
         let (start, end) = (va.min(self.bytes), va.saturating_add(bytes).min(self.bytes));
+        self.beyond = self.beyond.saturating_add(bytes.saturating_sub(end - start));
         if start < end {
             self.hole = self.hole.max(start.saturating_sub(self.end));
             (self.taken, self.end) = (self.taken + (end - start), end);
@@ -156,7 +166,7 @@ impl Aperture {
     fn view(self, space: &str) -> Bar1View {
         let largest_hole = self.hole.max(self.bytes - self.end);
         let Self { bytes, taken, mappings, .. } = self;
-        Bar1View { space: space.to_owned(), bytes, taken, largest_hole, mappings }
+        Bar1View { space: space.to_owned(), bytes, taken, free: bytes.saturating_sub(taken), largest_hole, mappings }
     }
 }
 
@@ -298,12 +308,8 @@ impl Stats {
             console.line(format_args!("              from {lowest} to {end}"))?;
         }
         if let (Some(bytes), Some(free), Some(hole)) = (vram.bytes, vram.unmapped, vram.largest_hole) {
-            console.line(format_args!(
-                "              of {}; {} not mapped here, the largest hole {}",
-                Bytes(bytes),
-                Bytes(free),
-                Bytes(hole)
-            ))?;
+            console.line(format_args!("              of {}; not mapped here: {}", Bytes(bytes), RoughSize(free)))?;
+            console.line(format_args!("              the largest hole: {}", RoughSize(hole)))?;
         }
         for (memory, bytes) in &self.elsewhere {
             console.line(format_args!("{memory:<12}  {} mapped", Bytes(*bytes)))?;

@@ -61,12 +61,18 @@ impl Serialize for BadView {
     }
 }
 
+/// Over the lines of the tables.
+const HEADING: &str = "level             slot  table                va              used";
+
 /// One table, at one place in the tree.
 #[derive(Clone, Debug, JsonSchema, Serialize)]
 struct TableView {
     level: &'static str,
     /// What one of its entries spans.
     span: u64,
+    /// Which entry of its parent points to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    slot: Option<u64>,
     at: Text<TableAddr>,
     va: Address,
     depth: usize,
@@ -86,7 +92,7 @@ struct TableView {
 /// # Errors
 /// Those of the source.
 pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
-    let mut source = args.source.open()?;
+    let mut source = args.source.open(console)?;
     let tree = with_format!(source.mmu, tree(args, &mut source, console))?;
     console.show(&tree)?;
     if !tree.truncated {
@@ -158,6 +164,7 @@ impl Walked {
         tables.push(TableView {
             level: table.level.name,
             span: table.level.span(),
+            slot: self.open.last().and_then(|&parent| tables.get(parent)).map(|parent| parent.slot_of(table.va)),
             at: Text(table.at),
             va: Address(table.va),
             depth: self.open.len(),
@@ -192,23 +199,28 @@ impl Walked {
     }
 }
 
+impl TableView {
+    /// The entry that decides about `va`. Spans and numbers of entries are powers of two, and not 0.
+    const fn slot_of(&self, va: u64) -> u64 {
+        (va >> self.span.trailing_zeros()) & self.entries.saturating_sub(1)
+    }
+}
+
 impl View for Tree {
     fn text(&self, console: &mut Console<'_>) -> Result<(), Failure> {
         console.line(format_args!("{STRONG}MMU {}, top table {}{STRONG:#}", self.mmu, self.root))?;
+        console.line(format_args!("{STRONG}{HEADING}{STRONG:#}"))?;
         for table in &self.tables {
             let name = match table.level {
                 "PTE" => format!("PTE {}", span_name(table.span)),
                 level => level.to_owned(),
             };
             let name = format!("{:indent$}{name}", "", indent = table.depth * 2);
-            let parent = match &table.parent {
-                Some(parent) => format!("slot {parent}"),
-                None => "top".to_owned(),
-            };
-            let again = if table.again { format!(" {ODD}again{ODD:#}") } else { String::new() };
+            let slot = table.slot.map_or_else(|| " top".to_owned(), |slot| format!("{slot:>4}"));
+            let again = if table.again { format!("  {ODD}again{ODD:#}") } else { String::new() };
             let used = table.used.map_or_else(|| "?".to_owned(), |used| used.to_string());
             console.line(format_args!(
-                "{name:<18} {}  va {}  {used:>3} of {:>3} used  {FAINT}{parent}{FAINT:#}{again}",
+                "{name:<17} {FAINT}{slot}{FAINT:#}  {}  {}  {used:>3} of {:>3}{again}",
                 table.at, table.va, table.entries
             ))?;
         }

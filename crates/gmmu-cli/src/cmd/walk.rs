@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::bad::words_read;
-use crate::console::{BAD, Console, FAINT, GOOD, SCHEMA, STRONG, View};
+use crate::console::{BAD, Console, FAINT, GOOD, PLAIN, SCHEMA, STRONG, View};
 use crate::entry::fields::Fields;
 use crate::entry::{self, flags_text, leads_to, second_table};
 use crate::exit::{Exit, Failure, Outcome};
@@ -52,7 +52,7 @@ pub struct Args {
 /// How a walk ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Verdict {
+pub(crate) enum Verdict {
     Mapped,
     Unmapped,
     Sparse,
@@ -139,11 +139,14 @@ struct Extent {
 /// # Errors
 /// Those of the source, and an address that the format does not have.
 pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
-    let mut source = args.source.open()?;
+    let mut source = args.source.open(console)?;
     match args.va {
-        AddressOrRange::One(va) => {
+        AddressOrRange::One(va) | AddressOrRange::Decimal(va) => {
             let view = look_up(&mut source, va)?;
             console.show(&view)?;
+            if args.va == AddressOrRange::Decimal(va) && view.result() == Verdict::Unmapped {
+                console.note(format_args!("{va} was read as decimal: if it is hex, write 0x{va}"));
+            }
             Ok(view.translation.result.exit())
         }
         AddressOrRange::Range(range) => {
@@ -294,10 +297,10 @@ impl StepView {
         };
         console.line(format_args!("{level:<7} [{:>3}]  {}  {raw}", self.index, self.entry))?;
         if self.raw.iter().any(|word| word.0 != 0) {
-            console.line(format_args!("         {FAINT}{}{FAINT:#}", self.fields.line()))?;
+            console.paragraph("         ", 9, FAINT, &self.fields.line())?;
         }
         match &self.why {
-            Some(why) => console.line(format_args!("         {BAD}bad: {why}{BAD:#}")),
+            Some(why) => console.paragraph("         ", 11, BAD, &format!("bad: {why}")),
             None => console.line(format_args!("         {}", self.verdict())),
         }
     }
@@ -329,6 +332,23 @@ impl Translation {
     }
 }
 
+impl WalkView {
+    /// How the walk ended.
+    pub(crate) const fn result(&self) -> Verdict {
+        self.translation.result
+    }
+
+    /// Whether the entry that decided is one of a leaf table, a PTE.
+    pub(crate) fn ends_in_a_leaf_table(&self) -> bool {
+        self.translation.steps.last().is_some_and(|step| step.level == "PTE")
+    }
+
+    /// Whether the page has this flag.
+    pub(crate) fn has_flag(&self, flag: &str) -> bool {
+        self.translation.flags.contains(&flag)
+    }
+}
+
 impl View for WalkView {
     fn text(&self, console: &mut Console<'_>) -> Result<(), Failure> {
         console.line(format_args!("{STRONG}MMU {}, top table {}{STRONG:#}", self.mmu, self.root))?;
@@ -339,7 +359,7 @@ impl View for WalkView {
         console.line(format_args!("\nThe hole is {va}..{end} ({}).", RoughSize(*bytes)))?;
         for (side, range) in [("below", &around.below), ("above", &around.above)] {
             match range {
-                Some(range) => console.line(format_args!("  nearest {side}  {}", range.line()))?,
+                Some(range) => console.paragraph(&format!("  nearest {side}  "), 17, PLAIN, &range.words())?,
                 None => console.line(format_args!("  nearest {side}  none"))?,
             }
         }

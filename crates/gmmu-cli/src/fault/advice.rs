@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::units::{Role, role};
 use super::{Fault, Kind, Source};
+use crate::notation::Address;
 
 /// Where to look first. A likelihood, not a verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
@@ -194,14 +195,21 @@ pub fn next(fault: &Fault) -> Vec<String> {
     if suspect(fault) != Suspect::Hardware {
         let physical = fault.access.is_some_and(|access| access.physical);
         if let (Some(va), false) = (fault.va, physical) {
-            steps.push(format!(
-                "With an image of the page tables: `gmmu walk {va:#x} --file IMAGE …` shows every level of this address, \
-                 how large the hole is, and its nearest neighbours."
-            ));
+            steps.push(look_up(va));
         }
         steps.push(report_to(fault.source));
     }
     steps
+}
+
+/// The step for who has page tables, but did not name them.
+#[must_use]
+pub fn look_up(va: u64) -> String {
+    format!(
+        "With an image of the page tables: `gmmu walk {} --file IMAGE …` shows every level of this address, how large \
+         the hole is, and its nearest neighbours.",
+        Address(va)
+    )
 }
 
 fn program(fault: &Fault, steps: &mut Vec<String>) {
@@ -209,10 +217,10 @@ fn program(fault: &Fault, steps: &mut Vec<String>) {
         graphics(steps);
         return;
     }
-    let name = fault.name.as_deref().unwrap_or("PROGRAM");
     steps.push(format!(
-        "CUDA: run it under `compute-sanitizer --tool memcheck {name}`. It names the kernel, the thread and, if built \
-         with -lineinfo, the source line."
+        "CUDA: run it under `compute-sanitizer --tool memcheck {}`. It names the kernel, the thread and, if built \
+         with -lineinfo, the source line.",
+        command(fault.name.as_deref())
     ));
     steps.push(
         "With CUDA_LAUNCH_BLOCKING=1 the launch that fails is the one that reports; with \
@@ -223,6 +231,16 @@ fn program(fault: &Fault, steps: &mut Vec<String>) {
         "Print the addresses and sizes of your allocations, and see which one ends just below the address.".to_owned(),
     );
     steps.push("Vulkan, OpenGL: run with VK_LAYER_KHRONOS_validation, GPU-assisted.".to_owned());
+}
+
+/// How the program is started, as far as its name tells. The kernel knows 15 characters of it, and a script by its own
+/// name where it has set it.
+fn command(name: Option<&str>) -> String {
+    match name {
+        None => "PROGRAM".to_owned(),
+        Some(script) if script.ends_with(".py") => format!("python3 {script} …"),
+        Some(name) => format!("{name} …"),
+    }
 }
 
 fn graphics(steps: &mut Vec<String>) {

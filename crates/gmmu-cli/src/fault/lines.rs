@@ -7,6 +7,9 @@ use flate2::bufread::MultiGzDecoder;
 /// What of a line is kept; no driver prints longer ones, and a file without line ends must not fill the memory.
 const LINE_MAX: usize = 16 << 10;
 
+/// A line as long as this is none, and its input may never end.
+const ENDLESS: usize = 64 << 20;
+
 /// Calls `each` with every line of `input` (its number from 1, and its text). Compressed input is known by its first
 /// bytes. `each` returns whether it wants more.
 ///
@@ -38,7 +41,7 @@ fn plain(mut input: impl BufRead, each: &mut impl FnMut(u64, &str) -> bool) -> i
 
 /// Reads one line without its end, and drops what is longer than [`LINE_MAX`]. False at the end of the input.
 fn next_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
-    let mut any = false;
+    let (mut any, mut length) = (false, 0usize);
     loop {
         let chunk = match input.fill_buf() {
             Ok(chunk) => chunk,
@@ -56,6 +59,10 @@ fn next_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
         input.consume(end.map_or(taken, |end| end + 1));
         if end.is_some() {
             return Ok(true);
+        }
+        length = length.saturating_add(taken);
+        if length > ENDLESS {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "64 MiB without the end of a line: this is no log"));
         }
     }
 }
@@ -89,6 +96,11 @@ mod tests {
         assert_eq!(lines(&packed), [(1, "one".to_owned()), (2, "two".to_owned())]);
         let cut = packed.get(..packed.len() - 6).expect("long enough");
         assert!(for_each_line(cut, |_, _| true).is_err(), "half a gzip file is an error");
+    }
+
+    #[test]
+    fn an_endless_line_is_an_error() {
+        assert!(for_each_line(io::repeat(0), |_, _| true).is_err());
     }
 
     #[test]

@@ -2,10 +2,13 @@
 //!
 //! [`lines`] gets text out of whatever it is packed in, [`parse`] finds the faults in it ([`nvrm`] and [`nouveau`] know
 //! the dialects), [`packet`] reads what the hardware writes, [`knowledge`] says what a fault type means and whose fault it usually is, [`units`] who the hardware
-//! units are, [`address`] what an address looks like, and [`report`] puts it together.
+//! units are, [`address`] what an address looks like, [`compare`] whether page tables agree with the line. [`group`] finds
+//! what belongs together, and [`report`] puts it all into words.
 
 pub mod address;
 pub mod advice;
+pub mod compare;
+pub mod group;
 pub mod knowledge;
 pub mod lines;
 pub mod nouveau;
@@ -247,6 +250,8 @@ pub struct Fault {
     pub count: u64,
     /// Number of the last of them.
     pub last_line: u64,
+    /// When the kernel printed the first and the last of them, in microseconds since it started, where the log says so.
+    pub times: Option<(u64, u64)>,
     /// PCI address of the GPU.
     pub gpu: Option<String>,
     /// Number of the MIG instance.
@@ -284,6 +289,7 @@ impl Fault {
             line: 0,
             count: 1,
             last_line: 0,
+            times: None,
             gpu: None,
             mig: None,
             va: None,

@@ -33,6 +33,7 @@ pub struct Log {
 #[derive(Debug)]
 struct Broken {
     line: u64,
+    time: Option<u64>,
     /// The text so far: once with the pieces put together by a space, once without, and all mixtures of that.
     readings: Vec<String>,
     continuations: u32,
@@ -75,12 +76,13 @@ impl Parser {
 
     fn fresh(&mut self, number: u64, line: &str) {
         match read(line) {
-            Read::Fault(fault) if fault.complete => self.found(number, *fault),
+            Read::Fault(fault) if fault.complete => self.found(number, time(line), *fault),
             Read::Other(xid) => *self.log.other_xids.entry(xid).or_default() += 1,
             Read::Nothing => {}
             // Half a message: the rest may be on the next line.
             Read::Fault(_) | Read::Half => {
-                self.broken = Some(Broken { line: number, readings: vec![line.to_owned()], continuations: 0 });
+                let readings = vec![line.to_owned()];
+                self.broken = Some(Broken { line: number, time: time(line), readings, continuations: 0 });
             }
         }
     }
@@ -97,7 +99,7 @@ impl Parser {
             if let Read::Fault(fault) = read(text)
                 && fault.complete
             {
-                self.found(broken.line, *fault);
+                self.found(broken.line, broken.time, *fault);
                 return false;
             }
         }
@@ -120,7 +122,7 @@ impl Parser {
     fn settle(&mut self, broken: Broken) {
         let first = broken.readings.first().map_or(Read::Nothing, |text| read(text));
         match first {
-            Read::Fault(fault) => self.found(broken.line, *fault),
+            Read::Fault(fault) => self.found(broken.line, broken.time, *fault),
             Read::Half | Read::Other(_) | Read::Nothing => {
                 if self.log.puzzles.len() < PUZZLES_MAX {
                     self.log.puzzles.push(broken.line);
@@ -129,18 +131,19 @@ impl Parser {
         }
     }
 
-    fn found(&mut self, line: u64, fault: Fault) {
+    fn found(&mut self, line: u64, time: Option<u64>, fault: Fault) {
         // A fault that repeats can fill a log: it must not keep the others out.
         if let Some(known) = self.places.get(&fault).and_then(|&place| self.log.faults.get_mut(place)) {
             known.count += 1;
             known.last_line = line;
+            known.times = known.times.map(|(first, last)| (first, time.unwrap_or(last)));
             return;
         }
         if self.log.faults.len() >= FAULTS_MAX {
             self.log.truncated = true;
             return;
         }
-        self.log.faults.push(Fault { line, last_line: line, ..fault.clone() });
+        self.log.faults.push(Fault { line, last_line: line, times: time.map(|time| (time, time)), ..fault.clone() });
         self.places.insert(fault, self.log.faults.len() - 1);
     }
 }
@@ -188,6 +191,18 @@ fn without_prefix(line: &str) -> &str {
     if is_time { rest.trim_start() } else { line }
 }
 
+/// When the kernel printed a line, in microseconds: the `[12345.678901]` in front of its message.
+fn time(line: &str) -> Option<u64> {
+    let (before, rest) = line.split_once('[')?;
+    // What stands in front of it is the date and host of a logger, or nothing.
+    let stamp = rest.split_once(']').filter(|_| before.is_empty() || before.ends_with("kernel: "))?.0;
+    let (seconds, fraction) = stamp.trim().split_once('.')?;
+    if fraction.len() != 6 {
+        return None;
+    }
+    seconds.parse::<u64>().ok()?.checked_mul(1_000_000)?.checked_add(fraction.parse().ok()?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::{Kind, Source};
@@ -218,6 +233,17 @@ mod tests {
         assert_eq!(found, [(2, Source::Nvrm), (4, Source::Nouveau)]);
         assert_eq!(log.other_xids, BTreeMap::from([(43, 2)]));
         assert_eq!((log.lines, log.puzzles.len(), log.truncated), (5, 0, false));
+    }
+
+    #[test]
+    fn the_kernels_own_times_are_read() {
+        assert_eq!(time("[   12.345678] NVRM: Xid"), Some(12_345_678));
+        assert_eq!(time("Nov 22 14:32:01 host kernel: [  812.100001] NVRM: Xid"), Some(812_100_001));
+        for none in ["NVRM: Xid", "[Nov22 14:32] NVRM", "x [ 1.000000] y", "[99999999999999999999.000000]", "[1.5] x"] {
+            assert_eq!(time(none), None, "{none}");
+        }
+        let twice = log(&format!("[    1.000000] {XID}\n[    1.500000] {XID}\n{XID}\n"));
+        assert_eq!(twice.faults.first().map(|fault| fault.times), Some(Some((1_000_000, 1_500_000))));
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! What was found in a log, for people and for programs.
 
-use std::collections::HashMap;
-
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::advice::{self, Suspect};
+use super::compare::compare;
+use super::group::{Group, groups};
 use super::parse::Log;
 use super::units::{self, Role};
 use super::{Access, Fault, Kind, Operation, Source, address};
@@ -13,9 +13,8 @@ use crate::cmd::walk::WalkView;
 use crate::console::{BAD, Console, FAINT, SCHEMA, STRONG, View};
 use crate::exit::Failure;
 use crate::notation::Address;
+use crate::wrap::{WIDTH, wrapped};
 
-/// Columns of the text.
-const WIDTH: usize = 80;
 /// Explanations that are printed in full; a log with more kinds of faults gets one line for each of the others.
 const FULL_MAX: usize = 8;
 
@@ -27,6 +26,7 @@ const WALKS_MAX: usize = 100;
 pub struct Report {
     schema: u32,
     faults: Vec<Explained>,
+    groups: Vec<Group>,
     other_xids: Vec<OtherXid>,
     /// Numbers of lines that begin like a fault but do not read.
     not_understood: Vec<u64>,
@@ -37,13 +37,15 @@ pub struct Report {
 #[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct Explained {
     source: Source,
-    line: u64,
+    pub(super) line: u64,
     /// Lines that say exactly this, and the last of them.
-    count: u64,
-    last_line: u64,
-    gpu: Option<String>,
+    pub(super) count: u64,
+    pub(super) last_line: u64,
+    #[serde(skip)]
+    pub(super) times: Option<(u64, u64)>,
+    pub(super) gpu: Option<String>,
     mig: Option<String>,
-    va: Option<Address>,
+    pub(super) va: Option<Address>,
     #[serde(rename = "type")]
     kind: Option<Kind>,
     access: Option<Access>,
@@ -52,7 +54,7 @@ pub struct Explained {
     gpc: Option<u32>,
     channel: Option<u32>,
     instance: Option<Address>,
-    pid: Option<u32>,
+    pub(super) pid: Option<u32>,
     name: Option<String>,
     level: Option<&'static str>,
     happened: String,
@@ -66,6 +68,9 @@ pub struct Explained {
     /// What the page tables of a source say of the address.
     #[serde(skip_serializing_if = "Option::is_none")]
     walk: Option<WalkView>,
+    /// Whether they say the same as the line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    compared: Option<String>,
 }
 
 /// Another Xid in the same log.
@@ -81,9 +86,11 @@ impl Report {
     #[must_use]
     pub fn new(log: Log) -> Self {
         let other = |(xid, count)| OtherXid { xid, count, means: advice::other_xid(xid) };
+        let faults: Vec<_> = log.faults.into_iter().map(Explained::new).collect();
         Self {
             schema: SCHEMA,
-            faults: log.faults.into_iter().map(Explained::new).collect(),
+            groups: groups(&faults),
+            faults,
             other_xids: log.other_xids.into_iter().map(other).collect(),
             not_understood: log.puzzles,
             truncated: log.truncated,
@@ -96,11 +103,16 @@ impl Report {
     /// Those of `look_up`.
     pub fn add_walks(
         &mut self,
-        mut look_up: impl FnMut(u64) -> Result<Option<WalkView>, Failure>,
+        mut look_up: impl FnMut(&Explained, u64) -> Result<Option<WalkView>, Failure>,
     ) -> Result<(), Failure> {
         for fault in self.faults.iter_mut().take(WALKS_MAX) {
-            if let (Some(va), false) = (fault.va, fault.access.is_some_and(|access| access.physical)) {
-                fault.walk = look_up(va.0)?;
+            let (Some(Address(va)), false) = (fault.va, fault.access.is_some_and(|access| access.physical)) else {
+                continue;
+            };
+            fault.walk = look_up(fault, va)?;
+            if let Some(walk) = &fault.walk {
+                fault.compared = compare(fault.kind, fault.access, walk);
+                fault.next.retain(|step| *step != advice::look_up(va));
             }
         }
         Ok(())
@@ -137,7 +149,9 @@ impl Explained {
             line: fault.line,
             count: fault.count,
             last_line: fault.last_line,
+            times: fault.times,
             walk: None,
+            compared: None,
             gpu: fault.gpu,
             mig: fault.mig,
             va: fault.va.map(Address),
@@ -153,13 +167,26 @@ impl Explained {
         }
     }
 
-    /// What makes two faults the same story: all but the line, the address and the number of the unit.
-    fn story(&self) -> String {
+    /// What makes two faults the same story, whoever it happened to: all but the line, the address, the process and the
+    /// number of the unit.
+    pub(super) fn story(&self) -> String {
         let client = self.client.as_deref().unwrap_or_default().trim_end_matches(|c: char| c.is_ascii_digit());
-        format!(
-            "{:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {client}",
-            self.source, self.gpu, self.mig, self.pid, self.name, self.kind, self.access, self.engine
-        )
+        format!("{:?} {:?} {:?} {:?} {:?} {client}", self.source, self.name, self.kind, self.access, self.engine)
+    }
+
+    /// Whom it happened to: the GPU and the process.
+    #[must_use]
+    pub fn owner(&self) -> String {
+        let gpu = self.gpu.as_deref().map(|gpu| format!("GPU {gpu}"));
+        let mig = self.mig.as_deref().map(|mig| format!("MIG instance {mig}"));
+        let pid = self.pid.map(|pid| format!("process {pid}"));
+        [gpu, mig, pid].into_iter().flatten().collect::<Vec<_>>().join(", ")
+    }
+
+    /// The instance block of the channel, which names the top table.
+    #[must_use]
+    pub fn instance(&self) -> Option<u64> {
+        self.instance.map(|at| at.0)
     }
 }
 
@@ -194,19 +221,18 @@ fn happened(fault: &Fault) -> String {
 
 impl View for Report {
     fn text(&self, console: &mut Console<'_>) -> Result<(), Failure> {
-        let groups = self.groups();
-        for (number, group) in groups.iter().take(FULL_MAX).enumerate() {
+        for (number, group) in self.groups.iter().take(FULL_MAX).enumerate() {
             if number > 0 {
                 console.line(format_args!(""))?;
             }
-            full(group, console)?;
+            self.full(group, console)?;
         }
-        if groups.len() > FULL_MAX {
-            console.line(format_args!("\n{STRONG}And {} more:{STRONG:#}", groups.len() - FULL_MAX))?;
-            for group in groups.iter().skip(FULL_MAX) {
-                if let Some(first) = group.first() {
-                    console.line(format_args!("  line {}: {}{}", first.line, first.happened, times(group)))?;
-                }
+        if self.groups.len() > FULL_MAX {
+            console.line(format_args!("\n{STRONG}And {} more:{STRONG:#}", self.groups.len() - FULL_MAX))?;
+            for group in self.groups.iter().skip(FULL_MAX) {
+                let Some(first) = self.first(group) else { continue };
+                let times = if group.count < 2 { String::new() } else { format!(" ({})", count(group.count)) };
+                block(console, "", &format!("line {}: {}{times}", first.line, first.happened))?;
             }
         }
         if !self.other_xids.is_empty() {
@@ -224,43 +250,41 @@ impl View for Report {
 }
 
 impl Report {
-    /// Faults that tell the same story, in the order of their first lines.
-    fn groups(&self) -> Vec<Vec<&Explained>> {
-        let mut places = HashMap::new();
-        let mut groups: Vec<Vec<&Explained>> = Vec::new();
-        for fault in &self.faults {
-            let place = *places.entry(fault.story()).or_insert(groups.len());
-            match groups.get_mut(place) {
-                Some(group) => group.push(fault),
-                None => groups.push(vec![fault]),
+    fn first(&self, group: &Group) -> Option<&Explained> {
+        self.faults.get(*group.faults.first()?)
+    }
+
+    fn full(&self, group: &Group, console: &mut Console<'_>) -> Result<(), Failure> {
+        let Some(first) = self.first(group) else { return Ok(()) };
+        for line in wrapped(&first.happened, WIDTH) {
+            console.line(format_args!("{BAD}{line}{BAD:#}"))?;
+        }
+        console.line(format_args!(""))?;
+        for (key, value) in facts(first) {
+            block(console, key, &value)?;
+        }
+        for (n, part) in group.again().iter().enumerate() {
+            block(console, if n == 0 { "again" } else { " " }, part)?;
+        }
+        if let Some(means) = first.means {
+            console.line(format_args!(""))?;
+            block(console, "level", means)?;
+        }
+        list(console, "Usually", &first.usually, false)?;
+        list(console, "This line cannot tell", &first.cannot_tell, false)?;
+        list(console, "Next", &first.next, true)?;
+        if let Some(walk) = &first.walk {
+            console.line(format_args!("\n{STRONG}In the page tables of the source{STRONG:#}"))?;
+            walk.text(console)?;
+        }
+        if let Some(compared) = &first.compared {
+            console.line(format_args!(""))?;
+            for line in wrapped(compared, WIDTH) {
+                console.line(format_args!("{line}"))?;
             }
         }
-        groups
+        Ok(())
     }
-}
-
-fn full(group: &[&Explained], console: &mut Console<'_>) -> Result<(), Failure> {
-    let Some(first) = group.first() else { return Ok(()) };
-    for line in wrapped(&first.happened, WIDTH) {
-        console.line(format_args!("{BAD}{line}{BAD:#}"))?;
-    }
-    console.line(format_args!(""))?;
-    for (key, value) in facts(first) {
-        block(console, key, &value)?;
-    }
-    repeats(group, console)?;
-    if let Some(means) = first.means {
-        console.line(format_args!(""))?;
-        block(console, "level", means)?;
-    }
-    list(console, "Usually", &first.usually, false)?;
-    list(console, "This line cannot tell", &first.cannot_tell, false)?;
-    list(console, "Next", &first.next, true)?;
-    if let Some(walk) = &first.walk {
-        console.line(format_args!("\n{STRONG}In the page tables of the source{STRONG:#}"))?;
-        walk.text(console)?;
-    }
-    Ok(())
 }
 
 /// What the line says, part by part.
@@ -308,33 +332,6 @@ fn facts(fault: &Explained) -> Vec<(&'static str, String)> {
     facts
 }
 
-/// How often the same thing happened, and where.
-fn repeats(group: &[&Explained], console: &mut Console<'_>) -> Result<(), Failure> {
-    let all = total(group);
-    if all < 2 {
-        return Ok(());
-    }
-    let mut pages: Vec<Address> = group.iter().filter_map(|fault| fault.va).collect();
-    pages.sort_unstable();
-    pages.dedup();
-    let range = match (pages.first(), pages.last()) {
-        (Some(low), Some(high)) if low != high => format!(", {} pages from {low} to {high}", pages.len()),
-        _ => ", always at the same page".to_owned(),
-    };
-    let last = group.iter().map(|fault| fault.last_line).max().unwrap_or(0);
-    block(console, "again", &format!("{} in all, up to line {last}{range}", count(all)))
-}
-
-fn times(group: &[&Explained]) -> String {
-    let all = total(group);
-    if all < 2 { String::new() } else { format!(" ({})", count(all)) }
-}
-
-/// Lines that tell the story of a group.
-fn total(group: &[&Explained]) -> u64 {
-    group.iter().map(|fault| fault.count).sum()
-}
-
 fn count(count: u64) -> String {
     if count == 1 { "once".to_owned() } else { format!("{count} times") }
 }
@@ -363,19 +360,4 @@ fn block(console: &mut Console<'_>, key: &str, value: &str) -> Result<(), Failur
         console.line(format_args!("  {FAINT}{key:<width$}{FAINT:#}{line}", width = indent - 2))?;
     }
     Ok(())
-}
-
-/// `text` in lines of at most `width` characters, broken between words; a longer word stands alone.
-pub(crate) fn wrapped(text: &str, width: usize) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split_whitespace() {
-        match lines.last_mut() {
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.to_owned()),
-        }
-    }
-    lines
 }

@@ -67,6 +67,8 @@ pub struct Bar1View {
     pub bytes: u64,
     /// How much of it is mapped.
     pub taken: u64,
+    /// And how much is not.
+    pub free: u64,
     /// The most that can be mapped in one piece.
     pub largest_hole: u64,
     /// Who has what, where that is known, by its place.
@@ -93,7 +95,14 @@ impl From<Occupancy> for Bar1View {
             poisoned: owned.poisoned,
         };
         let Usage { bytes, taken, largest_hole, .. } = usage;
-        Self { space, bytes, taken, largest_hole, mappings: mappings.into_iter().map(mapping).collect() }
+        Self {
+            space,
+            bytes,
+            taken,
+            free: bytes.saturating_sub(taken),
+            largest_hole,
+            mappings: mappings.into_iter().map(mapping).collect(),
+        }
     }
 }
 
@@ -120,10 +129,10 @@ impl Bar1View {
     /// In one line.
     #[must_use]
     pub fn says(&self) -> String {
-        let Self { bytes, taken, largest_hole, mappings, .. } = self;
-        let (taken, bytes, hole) = (Size(*taken), Size(*bytes), Size(*largest_hole));
+        let Self { bytes, taken, free, largest_hole, mappings, .. } = self;
+        let (taken, bytes, free, hole) = (Size(*taken), Size(*bytes), Size(*free), Size(*largest_hole));
         let mappings = Counted(mappings.len() as u64, "mapping", "mappings");
-        format!("{taken} of {bytes} in {mappings}, the largest hole {hole}")
+        format!("{taken} of {bytes} in {mappings}, {free} free, the largest hole {hole}")
     }
 }
 
@@ -178,7 +187,7 @@ impl FindingView {
             return console.line(format_args!("{GOOD}the sanitizer found nothing{GOOD:#}"));
         }
         for finding in findings {
-            console.line(format_args!("{BAD}{}{BAD:#}", finding.says))?;
+            console.paragraph("", 2, BAD, &finding.says)?;
         }
         Ok(())
     }

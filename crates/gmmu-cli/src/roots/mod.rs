@@ -92,6 +92,21 @@ pub fn likely(
     tops(memory, best.into_values().collect())
 }
 
+/// The other format, where what lies below `root` is no tree of `mmu` but is one of that: a near miss of `--mmu`.
+pub fn other_format(memory: &mut Memory, root: TableAddr, mmu: MmuVersion) -> Option<MmuVersion> {
+    let mut fits = |mmu: MmuVersion| {
+        let rest = rest_is_zero(memory, root, mmu);
+        // A memory that does not read is found out by who reads it in earnest.
+        let judged = with_format!(mmu, judge(memory, root, PageSizes::UP_TO_256G, rest));
+        judged.is_ok_and(|judged| judged.score(false) >= LINE)
+    };
+    let other = match mmu {
+        MmuVersion::V2 => MmuVersion::V3,
+        MmuVersion::V3 => MmuVersion::V2,
+    };
+    (!fits(mmu) && fits(other)).then_some(other)
+}
+
 /// Leaves out what is a table in the tree of another.
 fn tops(memory: &mut Memory, mut found: Vec<Likely>) -> Result<Vec<Likely>, Failure> {
     found.sort_by_key(|likely| (std::cmp::Reverse(likely.score()), likely.root.raw()));

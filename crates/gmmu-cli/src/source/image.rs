@@ -44,10 +44,17 @@ impl Image {
         if path.is_dir() {
             return Err(Failure::input(format_args!("{}: is a directory, not an image", path.display())));
         }
-        let bytes = file.seek(SeekFrom::End(0)).map_err(|error| {
-            Failure::input(format_args!("{}: cannot be read by position: {error}", path.display()))
+        let stream = |why: &str| {
+            Failure::input(format_args!("{}: cannot be read by position: {why}", path.display()))
                 .hint("an image is a file or a block device; save a stream to a file first")
-        })?;
+        };
+        let bytes = file.seek(SeekFrom::End(0)).map_err(|error| stream(&error.to_string()))?;
+        #[cfg(unix)]
+        if std::os::unix::fs::FileTypeExt::is_char_device(
+            &file.metadata().map_err(|error| unreadable(&error))?.file_type(),
+        ) {
+            return Err(stream("it is a character device"));
+        }
         if bytes == 0 {
             return Err(Failure::input(format_args!("{}: is empty, not an image", path.display())));
         }
@@ -118,9 +125,14 @@ impl Image {
         let mut head = Vec::new();
         self.file.seek(SeekFrom::Start(0))?;
         (&mut self.file).take(PAGE as u64).read_to_end(&mut head)?;
-        let Some((what, hint)) = known_as(&head) else { return Ok(None) };
-        let failure = Failure::input(format_args!("{}: is {what}, not a raw image", self.path.display()));
-        Ok(Some(failure.hint(hint)))
+        let Some(known) = files::known_as(&head) else { return Ok(None) };
+        let failure = Failure::input(format_args!("{}: is {}, not a raw image", self.path.display(), known.what));
+        Ok(Some(failure.hint(match known.packed {
+            true => "unpack it first; images are read by position",
+            false if known.what == "text" => "give a raw image of video memory; log lines go to `gmmu fault`",
+            false if known.what == "a qcow2 image" => "convert it first: qemu-img convert -O raw",
+            false => "give a raw image of video memory",
+        })))
     }
 
     fn page(&mut self, number: u64) -> Result<&[u8; PAGE], DeviceError> {
@@ -179,24 +191,4 @@ impl TableRead for Image {
         }
         Ok(())
     }
-}
-
-/// What a file is that begins like this, and what to do about it.
-fn known_as(head: &[u8]) -> Option<(&'static str, &'static str)> {
-    const UNPACK: &str = "unpack it first; images are read by position";
-    const MAGIC: [(&[u8], &str, &str); 8] = [
-        (b"\x7fELF", "an ELF file", "give a raw image of video memory"),
-        (b"\x1f\x8b", "gzip data", UNPACK),
-        (b"\xfd7zXZ\0", "xz data", UNPACK),
-        (b"\x28\xb5\x2f\xfd", "zstd data", UNPACK),
-        (b"BZh", "bzip2 data", UNPACK),
-        (b"PK\x03\x04", "a zip file", UNPACK),
-        (b"QFI\xfb", "a qcow2 image", "convert it first: qemu-img convert -O raw"),
-        (b"\x89PNG", "a picture", "give a raw image of video memory"),
-    ];
-    let found = MAGIC.iter().find(|(magic, ..)| head.starts_with(magic));
-    found.map(|&(_, what, hint)| (what, hint)).or_else(|| {
-        let text = head.iter().all(|&byte| matches!(byte, b'\t' | b'\n' | b'\r' | b' '..=b'~'));
-        text.then_some(("text", "give a raw image of video memory; log lines go to `gmmu fault`"))
-    })
 }

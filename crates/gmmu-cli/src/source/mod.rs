@@ -18,10 +18,12 @@ use gmmu::device::TableRead;
 use gmmu::format::{Format, MmuVersion};
 use gmmu::walk::{WalkError, Why};
 
+use crate::console::Console;
 use crate::exit::Failure;
 use crate::format::Mmu;
 use crate::notation::{BadNotation, table};
 use crate::num::{number, shown};
+use crate::roots;
 use crate::snapshot::{NamedRoot, Snapshot, SnapshotInfo, is_snapshot};
 use crate::with_format;
 use image::Image;
@@ -125,20 +127,29 @@ impl SourceArgs {
         self.file.is_some() || self.script.is_some() || self.pci.is_some()
     }
 
-    /// Opens the source.
+    /// Opens the source. Page tables that look like those of another format are noted.
     ///
     /// # Errors
     /// Usage, where options are missing or do not fit together; input, where the image does not hold what they say.
-    pub fn open(&self) -> Result<Source, Failure> {
+    pub fn open(&self, console: &mut Console<'_>) -> Result<Source, Failure> {
+        self.open_with(None, console)
+    }
+
+    /// Opens the source, with the instance block that leads to its top table where nothing else names one.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
+    pub fn open_with(&self, inst: Option<TableAddr>, console: &mut Console<'_>) -> Result<Source, Failure> {
         let (path, is_script) = self.only_path()?;
         let (mut memory, mut info) = if is_script {
             self.open_script(path)?
         } else if is_snapshot(path) {
             self.open_snapshot(path)?
         } else {
-            self.open_image(path)?
+            self.open_image(path, inst)?
         };
-        if let Some(inst) = self.inst {
+        let named = self.inst.or(inst.filter(|_| info.roots.is_empty()));
+        if let Some(inst) = named {
             let at = root_of_instance(&mut memory, inst)?;
             info.roots = vec![NamedRoot { name: DEFAULT_NAME.to_owned(), at }];
         }
@@ -147,6 +158,13 @@ impl SourceArgs {
         };
         let (mmu, sizes) = (info.mmu, info.page_sizes());
         with_format!(mmu, check_root(&mut memory, root))?;
+        if let Memory::Image(_) = memory
+            && let Some(other) = roots::other_format(&mut memory, root, mmu)
+        {
+            let what = if self.mmu.is_some() { "" } else { ", with a chip that has it" };
+            console
+                .note(format_args!("this looks like a {other} table, and is read as {mmu}: try --mmu {other}{what}"));
+        }
         Ok(Source { memory, mmu, sizes, root, info })
     }
 
@@ -172,9 +190,9 @@ impl SourceArgs {
         Image::open(path, self.base).map(|image| (Memory::Image(image), None))
     }
 
-    fn open_image(&self, path: &Path) -> Result<(Memory, SnapshotInfo), Failure> {
+    fn open_image(&self, path: &Path, inst: Option<TableAddr>) -> Result<(Memory, SnapshotInfo), Failure> {
         let (chip, mmu) = self.format()?;
-        let roots = match (&self.root, self.inst) {
+        let roots = match (&self.root, self.inst.or(inst)) {
             (None, None) => {
                 return Err(Failure::usage(format_args!("{}: where is the top table?", path.display()))
                     .hint("give --root ADDR or --inst ADDR; `gmmu roots --file …` looks for likely ones"));
@@ -321,6 +339,14 @@ impl Source {
             )),
             other => Failure::input(other),
         }
+    }
+
+    /// The top table that an instance block names.
+    ///
+    /// # Errors
+    /// A block that is not in this memory, or is none.
+    pub fn root_of(&mut self, inst: TableAddr) -> Result<TableAddr, Failure> {
+        root_of_instance(&mut self.memory, inst)
     }
 
     /// The first address beyond the address space.

@@ -6,6 +6,7 @@ mod checks;
 #[path = "../common/mod.rs"]
 mod common;
 mod diffs;
+mod faults;
 mod image;
 mod made;
 mod pictures;
@@ -21,6 +22,11 @@ use serde_json::{Value, json};
 /// Runs `gmmu` with `args`.
 fn gmmu(args: &[&str]) -> Ran {
     gmmu_with(args, b"")
+}
+
+/// Text without its line breaks.
+fn said(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// The images that NVIDIA's own walker wrote, and the mappings that it says they hold.
@@ -53,6 +59,21 @@ fn dump_gives_exactly_what_nvidias_walker_mapped() {
         let keys = ["\"schema\"", "\"mmu\"", "\"root\"", "\"ranges\"", "\"bad\"", "\"truncated\""];
         assert!(keys.map(|key| ran.out.find(key).unwrap()).is_sorted(), "the order of the keys is fixed");
     }
+}
+
+#[test]
+fn the_wrong_format_is_noted() {
+    for ((name, mmu), wrong) in REAL.into_iter().zip(["v3", "v2"]) {
+        for command in [&["walk", "0x1000"][..], &["dump"], &["tree"], &["stats"], &["check"]] {
+            let note = format!("note: this looks like a {mmu} table, and is read as {wrong}: try --mmu {mmu}\n");
+            assert!(real(name, wrong, command).err.contains(&note), "{command:?}");
+            assert!(!real(name, mmu, command).err.contains("looks like"), "{command:?}");
+        }
+    }
+    // Nothing speaks for either where there is nothing.
+    let empty = Image::new(0x2000).file();
+    let ran = gmmu(&["dump", "--file", empty.path(), "--mmu", "v2", "--root", "0"]);
+    assert!(!ran.err.contains("looks like"), "{}", ran.err);
 }
 
 #[test]
@@ -201,7 +222,7 @@ fn a_walk_into_system_memory_says_so() {
     let ran = on(&down_to_pd0(0, link(0x6000) | 2 << 1), &["walk", "0x1000"]);
     assert_eq!(ran.code, 1);
     assert!(
-        ran.out.contains("bad: the entry is in system memory, at sys-ncoh:0x000000006008, not in this image"),
+        said(&ran.out).contains("bad: the entry is in system memory, at sys-ncoh:0x000000006008, not in this image"),
         "{}",
         ran.out
     );

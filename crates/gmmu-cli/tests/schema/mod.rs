@@ -82,6 +82,9 @@ impl<'s> Schema<'s> {
                 }
                 ("minItems", Value::Array(items)) => Some(items.len() as u64) >= says.as_u64(),
                 ("maxItems", Value::Array(items)) => Some(items.len() as u64) <= says.as_u64(),
+                ("uniqueItems", Value::Array(items)) => {
+                    says != &Value::Bool(true) || items.iter().enumerate().all(|(n, item)| !items[..n].contains(item))
+                }
                 (
                     "minimum"
                     | "maximum"
@@ -91,7 +94,8 @@ impl<'s> Schema<'s> {
                     | "additionalProperties"
                     | "items"
                     | "minItems"
-                    | "maxItems",
+                    | "maxItems"
+                    | "uniqueItems",
                     _,
                 ) => true,
                 (word, _) if SILENT.contains(&word) => true,

@@ -22,7 +22,7 @@ pub(super) fn dot(picture: &Picture) -> String {
             ("PTE", _) => " 4K",
             _ => "",
         };
-        let _ = writeln!(text, "  t{number} [label=\"{level}{pages} {at}\\nva 0x{va}\\n{used} of {entries}\"];");
+        let _ = writeln!(text, "  t{number} [label=\"{level}{pages} {at}\\nva 0x{va:0>12}\\n{used} of {entries}\"];");
         if *parent >= 0 {
             let _ = writeln!(text, "  t{parent} -> t{number};");
         }
