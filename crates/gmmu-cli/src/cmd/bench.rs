@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::console::{BAD, Console, GOOD, SCHEMA, STRONG, View};
 use crate::exit::{Exit, Failure, Outcome};
+use crate::wrap::wrapped;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -15,8 +16,8 @@ Examples:
   gmmu bench alloc --rounds 11 --json
   gmmu bench vmm
 
-Times are for an idle core: look at the ratios, and at the machine that is named. `alloc` takes about
-a minute, `vmm` some seconds.";
+Times are for an idle core: look at the ratios, and at the machine that is
+named. `alloc` takes about a minute, `vmm` some seconds.";
 
 /// Arguments of `gmmu bench`.
 #[derive(Debug, clap::Args)]
@@ -149,11 +150,14 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
     Ok(Exit::Done)
 }
 
+/// Columns of a name.
+const NAME: usize = 34;
+
 impl View for Report {
     fn text(&self, console: &mut Console<'_>) -> Result<(), Failure> {
         console.line(format_args!("machine: {}; {} interleaved rounds, medians", self.machine, self.rounds))?;
         console.line(format_args!(
-            "{STRONG}{:<61}{:>9}{:>8}{:>8}{:>7}{STRONG:#}",
+            "{STRONG}{:<NAME$}{:>10}{:>8}{:>10}{:>6}{STRONG:#}",
             "", "median", "least", "target", "ratio"
         ))?;
         let number = |value: Option<f64>| value.map_or_else(String::new, rows::number);
@@ -165,9 +169,16 @@ impl View for Report {
             };
             let ratio = row.ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"));
             let (median, least, target) = (number(Some(row.median)), number(row.least), &row.target_text);
+            // A name that is too long goes on in a line of its own, before the numbers.
+            let mut names = wrapped(&row.name, NAME - 2);
+            let last = names.pop().unwrap_or_default();
+            for (n, part) in names.iter().enumerate() {
+                console.line(format_args!("{}{part}", if n == 0 { "" } else { "  " }))?;
+            }
+            let last = if names.is_empty() { last } else { format!("  {last}") };
             console.line(format_args!(
-                "{:<61}{style}{median:>9}{style:#}{least:>8}{target:>8}{ratio:>7} {}",
-                row.name, row.unit
+                "{last:<NAME$}{style}{median:>10}{style:#}{least:>8}{target:>10}{ratio:>6} {}",
+                row.unit
             ))?;
         }
         console.line(format_args!("{}", self.what.ratio()))
