@@ -37,6 +37,12 @@ document.getElementById("map").dispatchEvent(new PointerEvent("pointerup", point
 say("clicked", text("here"));
 say("tree", text("tree")); document.querySelectorAll("#tree details details").forEach(d => d.open = true);
 say("findings", text("findings"));
+const bad = () => { const c = document.getElementById("map"), g = c.getContext("2d"), probe = document.createElement("canvas").getContext("2d");
+  probe.fillStyle = getComputedStyle(document.documentElement).getPropertyValue("--bad"); probe.fillRect(0, 0, 1, 1);
+  const [r, gr, b] = probe.getImageData(0, 0, 1, 1).data, all = g.getImageData(0, 0, c.width, c.height).data;
+  let n = 0; for (let i = 0; i < all.length; i += 4) if (all[i] === r && all[i + 1] === gr && all[i + 2] === b) n++; return n };
+document.getElementById("all").click(); say("marked", bad());
+const first = document.querySelector("#findings li"); first.click(); say("finding", text("here"));
 const mode = document.documentElement.className; document.getElementById("mode").click();
 say("modes", mode + "/" + document.documentElement.className + "/" + getComputedStyle(document.body).backgroundColor);
 say("drawn", Math.round(performance.now()) + " ms");
@@ -69,6 +75,7 @@ pub(crate) fn browser() -> Result<(), String> {
         ("clicked", &["2M, number 0 of 1", "READ_ONLY0x1"]),
         ("tree", &["PDE3 vram:0x000000200000", "1 of 4"]),
         ("findings", &["none"]),
+        ("marked", &["0"]),
     ] {
         let (holds, line) = has(what, parts);
         checks.check(&format!("{what}: {line}"), holds);
@@ -76,6 +83,16 @@ pub(crate) fn browser() -> Result<(), String> {
     let (_, modes) = has("modes", &[]);
     let two: Vec<&str> = modes.split('/').collect();
     checks.check(&format!("light and dark differ: {modes}"), two.len() == 3 && two[0] != two[1]);
+
+    // What cannot be followed is marked, and told of when it is clicked.
+    let poison = root().join("crates/gmmu-cli/tests/data/poison.img").display().to_string();
+    let said = look(chromium, &folder, "findings", &["--file", &poison, "--mmu", "v2", "--root", "0"])?;
+    let line = |what: &str| said.lines().find_map(|line| line.strip_prefix(&format!("{what}="))).unwrap_or_default();
+    let marks: u64 = line("marked").parse().unwrap_or(0);
+    checks.check(&format!("findings are marked in {marks} points of the map"), marks > 20);
+    checks.check(&format!("findings: {}", line("findings")), line("findings").matches("GM001").count() == 3);
+    let told = line("finding");
+    checks.check(&format!("one that is clicked: {told}"), told.contains("0x000000000000") && told.contains("GM001"));
 
     let snapshot = folder.join("large.snap").display().to_string();
     gmmu(&["map", "--size", LARGE, "--scatter", "7", "--snapshot", &snapshot])?;
@@ -85,6 +102,24 @@ pub(crate) fn browser() -> Result<(), String> {
     let sums = said.lines().find(|line| line.starts_with("sums=")).unwrap_or("nothing");
     let told = format!("half a million leaves: {sums}, drawn and searched in {} s", took.as_secs());
     checks.check(&told, took < TIME_MAX && sums.contains("tables"));
+    let line = |what: &str| said.lines().find_map(|line| line.strip_prefix(&format!("{what}="))).unwrap_or_default();
+    for what in ["found", "clicked"] {
+        let told = line(what);
+        checks.check(&format!("{what} there: {told}"), told.contains("PTE") && told.contains("512 of 512"));
+    }
+    // And one by one, as `--full` asks for.
+    let start = Instant::now();
+    let said = look(chromium, &folder, "full", &["--file", &snapshot, "--full"])?;
+    let sums = said.lines().find(|line| line.starts_with("sums=")).unwrap_or("nothing");
+    let told = format!("all of them: {sums}, drawn and searched in {} s", start.elapsed().as_secs());
+    checks.check(&told, start.elapsed() < TIME_MAX && sums.contains("ranges, 2G mapped"));
+    for name in ["small", "findings", "large", "full"] {
+        let picture = folder.join(format!("{name}.png"));
+        let bytes = fs::read(&picture).map_err(|error| format!("{}: {error}", picture.display()))?;
+        // An empty page of this size packs to less than a third of that.
+        let told = format!("the screenshot {name}.png has {} KiB", bytes.len() >> 10);
+        checks.check(&told, bytes.starts_with(b"\x89PNG") && bytes.len() > 15 << 10);
+    }
     let page = folder.join("large.html");
     let bytes = fs::metadata(&page).map_err(|error| format!("{}: {error}", page.display()))?.len();
     checks.check(&format!("its page has {} KiB", bytes >> 10), bytes < BYTES_MAX);
@@ -106,7 +141,11 @@ fn look(chromium: &str, folder: &Path, name: &str, source: &[&str]) -> Result<St
         let output = command.arg(format!("file://{}", page.display())).output();
         output.map_err(|error| format!("{chromium}: {error}"))
     };
-    run(&format!("--screenshot={}", folder.join(format!("{name}.png")).display()), &page)?;
+    let picture = folder.join(format!("{name}.png"));
+    if picture.exists() {
+        fs::remove_file(&picture).map_err(|error| format!("{}: {error}", picture.display()))?;
+    }
+    run(&format!("--screenshot={}", picture.display()), &page)?;
     let dom = run("--dump-dom", &probed)?;
     let dom = String::from_utf8_lossy(&dom.stdout).into_owned();
     let said = dom.split_once("data-said=\"").and_then(|(_, rest)| rest.split_once('"'));

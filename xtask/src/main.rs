@@ -1,9 +1,10 @@
-//! The longer stages: `cargo xtask fuzz [SECONDS]`, `cargo xtask browser`, `cargo xtask qemu STAGE`.
+//! The longer stages: `cargo xtask fuzz [SECONDS]`, `cargo xtask browser`, `cargo xtask limits`, `cargo xtask qemu STAGE`.
 #![forbid(unsafe_code)]
 
 mod browser;
 mod checks;
 mod fuzz;
+mod limits;
 mod program;
 mod qemu;
 
@@ -13,6 +14,7 @@ use std::process::ExitCode;
 
 const USAGE: &str = "usage: cargo xtask fuzz [SECONDS]   fuzz each target for so long (60)
        cargo xtask browser          what render draws, in Chromium
+       cargo xtask limits           size, start, time and memory of the program
        cargo xtask qemu boot        a guest in QEMU: does it start, what is on its bus
        cargo xtask qemu nouveau     nouveau on the software GPU, and the page tables that it writes";
 
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
             Err(_) => Err(format!("{seconds:?} are no seconds\n{USAGE}")),
         },
         ["browser"] => browser::browser(),
+        ["limits"] => limits::limits(),
         ["qemu", stage] => qemu::run(stage).unwrap_or_else(|| Err(format!("no stage {stage:?}\n{USAGE}"))),
         _ => Err(USAGE.to_owned()),
     };

@@ -39,6 +39,12 @@ use clap::{CommandFactory, FromArgMatches};
 use console::{Console, Streams};
 use exit::Exit;
 
+/// The names of all commands.
+#[must_use]
+pub fn command_names() -> Vec<String> {
+    cli::Cli::command().get_subcommands().map(|command| command.get_name().to_owned()).collect()
+}
+
 /// Runs the program on `args` (the first is its own name).
 pub fn run(args: impl IntoIterator<Item = OsString>, streams: Streams<'_>) -> Exit {
     let command = cli::Cli::command();

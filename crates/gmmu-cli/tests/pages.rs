@@ -7,21 +7,16 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use clap::CommandFactory;
 use common::gmmu_with;
-use gmmu_cli::cli::Cli;
+use gmmu_cli::command_names;
 use serde_json::json;
-
-fn commands() -> Vec<String> {
-    Cli::command().get_subcommands().map(|command| command.get_name().to_owned()).collect()
-}
 
 #[test]
 fn every_shell_gets_every_command() {
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let ran = gmmu_with(&["completions", shell], b"");
         assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{shell}");
-        for command in commands() {
+        for command in command_names() {
             assert!(ran.out.contains(&command), "{shell}: {command}");
         }
         assert!(ran.out.contains("sysfs"), "{shell}: the options of a command");
@@ -37,7 +32,7 @@ fn every_command_has_a_page() {
     let folder_name = folder.to_str().unwrap();
     let ran = gmmu_with(&["man", folder_name, "--json"], b"");
     assert_eq!((ran.code, ran.err.as_str()), (0, ""));
-    let mut wanted: Vec<_> = commands().iter().map(|command| format!("gmmu-{command}.1")).collect();
+    let mut wanted: Vec<_> = command_names().iter().map(|command| format!("gmmu-{command}.1")).collect();
     wanted.push("gmmu.1".to_owned());
     wanted.sort();
     let mut there: Vec<_> =
