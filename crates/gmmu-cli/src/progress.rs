@@ -1,5 +1,7 @@
 //! Progress of long commands: on stderr, only where somebody watches, and only once it has taken a moment.
 
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -72,6 +74,46 @@ impl Drop for Progress {
     }
 }
 
+/// A sign of life for what cannot count its steps: a spinner that a thread of its own turns, until this is dropped.
+#[derive(Debug)]
+pub struct Waiting(Option<(mpsc::Sender<()>, JoinHandle<bool>)>);
+
+impl Waiting {
+    /// Shows that `what` goes on, where somebody watches and it takes a moment.
+    #[must_use]
+    pub fn new(terminal: Terminal, what: &'static str) -> Self {
+        let spin = move |done: mpsc::Receiver<()>| {
+            let waits = done.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout);
+            if waits {
+                let spinner = bar(what, None);
+                spinner.set_style(ProgressStyle::with_template("{msg} {spinner} {elapsed}").unwrap_or(spinner.style()));
+                spinner.enable_steady_tick(PATIENCE / 4);
+                // The sender goes away with what is waited for.
+                let _ = done.recv();
+                spinner.finish_and_clear();
+            }
+            waits
+        };
+        Self(terminal.err_watched.then(|| {
+            let (going, done) = mpsc::channel();
+            (going, thread::spawn(move || spin(done)))
+        }))
+    }
+
+    /// Ends it. Whether anything was shown.
+    fn end(&mut self) -> bool {
+        let Some((going, thread)) = self.0.take() else { return false };
+        drop(going);
+        thread.join().unwrap_or(false)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 fn bar(what: &'static str, total: Option<u64>) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr_with_hz(10));
     let template = match total {
@@ -98,5 +140,30 @@ mod tests {
         }
         assert_eq!(progress.done(), 10 * STEPS_BETWEEN_LOOKS);
         assert!(progress.bar.is_none());
+        let mut waiting = Waiting::new(Terminal::default(), "measuring");
+        assert!(waiting.0.is_none() && !waiting.end());
+    }
+
+    #[test]
+    fn who_watches_sees_what_takes_a_moment_and_no_sooner() {
+        let watched = Terminal { err_watched: true, ..Terminal::default() };
+        let mut progress = Progress::new(watched, "walking", Some(1 << 20));
+        progress.advance(STEPS_BETWEEN_LOOKS);
+        assert!(progress.bar.is_none(), "it has not taken a moment");
+        progress.started = Instant::now().checked_sub(PATIENCE * 2).unwrap_or(progress.started);
+        progress.advance(STEPS_BETWEEN_LOOKS);
+        let shown = progress.bar.as_ref().map(|bar| (bar.position(), bar.length(), bar.message()));
+        assert_eq!(shown, Some((2 * STEPS_BETWEEN_LOOKS, Some(1 << 20), "walking".to_owned())));
+        // Beside lines on the same terminal it would only be in the way.
+        let both = Terminal { out_watched: true, ..watched };
+        let mut beside = Progress::beside_output(both, "walking", None);
+        beside.started = progress.started;
+        beside.advance(STEPS_BETWEEN_LOOKS);
+        assert!(beside.bar.is_none());
+
+        assert!(!Waiting::new(watched, "measuring").end(), "it was over at once");
+        let mut long = Waiting::new(watched, "measuring");
+        thread::sleep(PATIENCE * 2);
+        assert!(long.end());
     }
 }

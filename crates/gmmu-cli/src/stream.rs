@@ -3,7 +3,9 @@
 use gmmu::format::{V2, V3};
 use gmmu::walk::{Is, WalkError};
 
+use crate::console::Terminal;
 use crate::exit::Failure;
+use crate::progress::Progress;
 use crate::ranges::{Mapped, What};
 use crate::scan::{Barren, Scan, Space};
 use crate::source::Source;
@@ -21,16 +23,18 @@ pub struct Stream<'a> {
     source: &'a mut Source,
     scan: Any<'a>,
     open: Option<Mapped>,
+    progress: Progress,
     bad: u64,
     truncated: bool,
 }
 
 impl<'a> Stream<'a> {
-    /// The mappings of `source`. `barren` is its memory of tables that lead nowhere.
+    /// The mappings of `source`. `barren` is its memory of tables that lead nowhere; who watches `terminal` sees how far
+    /// it is.
     ///
     /// # Errors
     /// Those of the scan.
-    pub fn new(source: &'a mut Source, barren: &'a mut Barren) -> Result<Self, Failure> {
+    pub fn new(source: &'a mut Source, barren: &'a mut Barren, terminal: Terminal) -> Result<Self, Failure> {
         let space = Space { root: source.root, sizes: source.sizes, tables_max: source.tables_max() };
         let range = 0..source.va_end();
         let scan = match source.mmu {
@@ -38,7 +42,8 @@ impl<'a> Stream<'a> {
             MmuVersion::V3 => Scan::new(space, range, barren).map(Any::V3),
         };
         let scan = scan.map_err(|error| source.failure(error))?;
-        Ok(Self { source, scan, open: None, bad: 0, truncated: false })
+        let progress = Progress::new(terminal, "walking", None);
+        Ok(Self { source, scan, open: None, progress, bad: 0, truncated: false })
     }
 
     /// Entries that could not be followed, so far.
@@ -74,6 +79,7 @@ impl<'a> Stream<'a> {
                 }
                 Err(error) => return Err(self.source.failure(error)),
             };
+            self.progress.advance(1);
             self.bad += u64::from(matches!(step.is, Is::Bad(_)));
             let Some(next) = Mapped::of(va, &step) else { continue };
             match &mut self.open {

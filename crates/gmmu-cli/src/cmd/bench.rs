@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::console::{BAD, Console, GOOD, SCHEMA, STRONG, View};
 use crate::exit::{Exit, Failure, Outcome};
+use crate::progress::Waiting;
 use crate::wrap::wrapped;
 
 const EXAMPLES: &str = "\
@@ -131,6 +132,7 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
         What::Alloc => 5,
         What::Vmm => u16::try_from(vmm::ROUNDS).unwrap_or(u16::MAX),
     });
+    let waiting = Waiting::new(console.terminal(), "measuring");
     let mut rows;
     match (args.what, &args.live) {
         (What::Alloc, live) => {
@@ -145,6 +147,7 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
         }
         (What::Vmm, Some(_)) => return Err(Failure::usage("`--live` is for `gmmu bench alloc`")),
     }
+    drop(waiting);
     let rows = rows.into_iter().map(RowView::from).collect();
     console.show(&Report { schema: SCHEMA, machine: rows::machine(), rounds, rows, what: args.what })?;
     Ok(Exit::Done)

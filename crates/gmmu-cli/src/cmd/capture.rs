@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::console::{Console, SCHEMA, STRONG, View};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::notation::{Size, Text};
+use crate::progress::Waiting;
 use crate::snapshot::{Written, write};
 use crate::source::SourceArgs;
 
@@ -68,7 +69,9 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
         return Err(Failure::usage(format_args!("-o {}: is the file that is read", output.display()))
             .hint("write the snapshot to another file"));
     }
+    let waiting = Waiting::new(console.terminal(), "reading tables");
     let written = write(output, &source.info, &mut source.memory);
+    drop(waiting);
     // The source says best why it cannot be read.
     let Written { tables, pages, bytes, unreadable } =
         written.map_err(|failure| source.memory.take_failure().unwrap_or(failure))?;

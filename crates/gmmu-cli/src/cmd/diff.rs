@@ -118,8 +118,10 @@ fn diff(args: &Args, a: &mut Source, b: &mut Source, console: &Console<'_>) -> R
     let (mut a_view, mut b_view) = (view(a), view(b));
     let (mut changes, mut sums, mut truncated) = (Vec::new(), Sums::default(), false);
     {
+        let terminal = console.terminal();
         let (mut barren_a, mut barren_b) = (Barren::default(), Barren::default());
-        let (mut left, mut right) = (Stream::new(a, &mut barren_a)?, Stream::new(b, &mut barren_b)?);
+        let (mut left, mut right) =
+            (Stream::new(a, &mut barren_a, terminal)?, Stream::new(b, &mut barren_b, terminal)?);
         changes::compare(&mut left, &mut right, &mut sums, |change| {
             truncated = changes.len() as u64 >= args.limit;
             if !truncated {

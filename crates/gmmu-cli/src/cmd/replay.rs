@@ -14,6 +14,7 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::files;
 use crate::machine::{CountsView, FindingView, SpaceView, write_vram};
 use crate::notation::{Counted, Text};
+use crate::progress::Waiting;
 
 /// Which kind of text a trace is.
 #[derive(Clone, Copy, Debug)]
@@ -88,7 +89,9 @@ pub fn run(path: &Path, kind: Kind, options: Options<'_>, console: &mut Console<
     }
     let config = trace.config(Config { seed: options.seed, ..Config::default() });
     let mut replay = Replay::new(&config).map_err(|why| Failure::usage(format_args!("{name}: {why}")))?;
+    let waiting = Waiting::new(console.terminal(), "replaying");
     replay.run(&trace);
+    drop(waiting);
     if let Some(path) = options.vram_out {
         write_vram(replay.gpu(), path)?;
     }

@@ -15,7 +15,6 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::machine::{Bar1MappingView, Bar1View};
 use crate::notation::{Bytes, RoughSize, Text};
 use crate::num::number;
-use crate::progress::Progress;
 use crate::ranges::{Mapped, What, span_name};
 use crate::scan::Barren;
 use crate::source::{Source, SourceArgs};
@@ -195,11 +194,9 @@ fn mappings(source: &mut Source, mut aperture: Option<&mut Aperture>, console: &
     let (mmu, root, sizes) = (source.mmu.name(), Text(source.root), source.sizes);
     let mut sums: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
     let (mut promotion, mut spans, mut elsewhere) = (Promotion::default(), Spans::default(), BTreeMap::new());
-    let mut progress = Progress::new(console.terminal(), "walking", None);
     let mut barren = Barren::default();
-    let mut stream = Stream::new(source, &mut barren)?;
+    let mut stream = Stream::new(source, &mut barren, console.terminal())?;
     while let Some(range) = stream.next_range()? {
-        progress.advance(1);
         let Mapped { bytes, page, what, .. } = range;
         let sum = sums.entry(page).or_default();
         match what {

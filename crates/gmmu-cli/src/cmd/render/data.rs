@@ -12,6 +12,7 @@ use crate::check::{Finding, check};
 use crate::console::Terminal;
 use crate::entry::{fields::Fields, flags};
 use crate::exit::Failure;
+use crate::progress::Progress;
 use crate::ranges::Mapped;
 use crate::scan::{Barren, Scan, Space};
 use crate::source::Source;
@@ -76,7 +77,7 @@ struct FieldRow(&'static str, u32, u32);
 pub(super) fn collect<F: Format>(source: &mut Source, terminal: Terminal, full: bool) -> Result<Picture, Failure> {
     let (tables, cut_tables) = tables::<F>(source, terminal, if full { TABLES_FULL } else { TABLES })?;
     let most = if full { RANGES_FULL } else { RANGES };
-    let (ranges, flags, more) = ranges::<F>(source, most)?;
+    let (ranges, flags, more) = ranges::<F>(source, most, terminal)?;
     let end = source.vram_bytes();
     let found = check::<F>(source, terminal, end)?;
     let mut findings = found.into_list();
@@ -151,14 +152,20 @@ fn tables<F: Format>(source: &mut Source, terminal: Terminal, most: usize) -> Re
 }
 
 /// The ranges, the flags that occur, and whether there are more than `most`.
-fn ranges<F: Format>(source: &mut Source, most: usize) -> Result<(Vec<RangeRow>, Vec<String>, bool), Failure> {
+fn ranges<F: Format>(
+    source: &mut Source,
+    most: usize,
+    terminal: Terminal,
+) -> Result<(Vec<RangeRow>, Vec<String>, bool), Failure> {
     let space = Space { root: source.root, sizes: source.sizes, tables_max: source.tables_max() };
     let mut barren = Barren::default();
     let scan = Scan::<F>::new(space, 0..source.va_end(), &mut barren);
     let mut scan = scan.map_err(|error| source.failure(error))?;
     let (mut rows, mut names): (Vec<RangeRow>, Vec<String>) = (Vec::new(), Vec::new());
     let mut open: Option<Mapped> = None;
+    let mut progress = Progress::new(terminal, "walking", None);
     loop {
+        progress.advance(1);
         let (va, step) = match scan.next(&mut source.memory) {
             Ok(Some(found)) => found,
             Ok(None) => return Ok((rows, names, false)),
