@@ -24,7 +24,7 @@
 //! Sources: `NV_RAMIN_*` (`dev_ram.h`), `NV_VIRTUAL_FUNCTION_PRIV_*_BLOCK*` (`dev_vm.h`), NVIDIA's `kern_bus_gm107.c` and
 //! `kern_bus_gh100.c`.
 
-use crate::addr::{PhysAddr, TableAddr, PAGE_BYTES};
+use crate::addr::{PhysAddr, SysAddr, TableAddr, PAGE_BYTES};
 use crate::bits::Field;
 use crate::chip::{is_not_there, BlockRegisters, Chip};
 use crate::device::{Bar0, Clock, DeviceError, Run, TableMemory};
@@ -325,6 +325,38 @@ pub fn bind<D: Bar0 + Clock>(
     words.write(bar0)?;
     wait(bar0, limits, words.status_at, |bar0| Ok(!words.pending(bar0)?))?;
     words.verify(bar0, bar)
+}
+
+/// The instance block that a BAR is bound to; none in physical mode, as after reset. Only reads. While a bind is under way
+/// this is what it is about.
+///
+/// # Errors
+/// [`DeviceError::Gone`] or [`Poison`](DeviceError::Poison): what is bound is not known, so that an address that makes an
+/// error word is taken for one. Or the back end's.
+pub fn bound<B: Bar0>(bar0: &mut B, chip: &Chip, bar: Bar) -> Result<Option<TableAddr>, DeviceError> {
+    let Words { low_at, high, .. } = Words::new(chip, bar, None)?;
+    let low = read_register(bar0, low_at)?;
+    let word = u64::from(low);
+    let (ptr, code, mode) = match high {
+        None => (regs::BAR_BLOCK_PTR, regs::BAR_BLOCK_TARGET, regs::BAR_BLOCK_MODE),
+        Some(_) => (regs::FUNC_BAR_BLOCK_LOW_PTR, regs::FUNC_BAR_BLOCK_TARGET, regs::FUNC_BAR_BLOCK_MODE),
+    };
+    if !mode.is_set(word) {
+        return Ok(None);
+    }
+    let above = match (high, bar) {
+        (None, _) => 0,
+        (Some((at, _)), Bar::Bar1) => regs::FUNC_BAR1_BLOCK_HIGH_PTR.get(read_register(bar0, at)?.into()),
+        (Some((at, _)), Bar::Bar2) => regs::FUNC_BAR2_BLOCK_HIGH_PTR.get(read_register(bar0, at)?.into()),
+    };
+    let at = (above << ptr.width() | ptr.get(word)).wrapping_mul(INSTANCE_BYTES);
+    match code.get(word) {
+        0 => Ok(Some(TableAddr::vram(at))),
+        2 => Ok(Some(TableAddr::SysCoherent(SysAddr::new(at)))),
+        3 => Ok(Some(TableAddr::SysNonCoherent(SysAddr::new(at)))),
+        // Code 1 is none of a block.
+        _ => Err(DeviceError::Poison { offset: low_at, value: low }),
+    }
 }
 
 /// The block registers of BAR1 and BAR2, and their status, where a word names a block.

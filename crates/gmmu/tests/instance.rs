@@ -13,13 +13,13 @@ use gmmu::addr::{SysAddr, TableAddr};
 use gmmu::chip::{Chip, CHIPS};
 use gmmu::device::{Bar0, DeviceError, TableRead, Width};
 use gmmu::format::{Format, V2, V3};
-use gmmu::instance::{bind, clear, erase, Bar, BarError, Instance};
+use gmmu::instance::{bind, bound, clear, erase, Bar, BarError, Instance};
 use gmmu::mm::{BindError, ChannelUse, FbSource, GpuMm, RootError, Space};
 use gmmu::mmio::Mmio;
 use gmmu::tlb::Limits;
 use gmmu::vmm::{Extent, MapRequest, SpaceConfig, Use};
 use gmmu::vram::Request;
-use gmmu_sim::{Bus, Config, FaultType, Gpu, Rule};
+use gmmu_sim::{Bus, Config, FaultType, Gpu, Mishap, Rule};
 
 const BARS: [Bar; 2] = [Bar::Bar1, Bar::Bar2];
 const LIMITS: Limits = Limits { timeout_us: 1_000_000, polls: 100 };
@@ -455,4 +455,24 @@ fn a_bar_without_a_space_faults() {
     let unbound = world.gpu().bar1_read(0, Width::W32).unwrap_err();
     assert_eq!(unbound.fault, FaultType::UnboundInstBlock);
     world.close();
+}
+
+#[test]
+fn what_a_bar_is_bound_to_is_read_back_on_every_chip() {
+    for chip in CHIPS.iter().filter(|chip| !chip.is_integrated()) {
+        let mut gpu = Gpu::new(&Config::chip(chip.name)).unwrap();
+        let place = |n: u64| [TableAddr::vram(n), TableAddr::SysCoherent(SysAddr::new(n))];
+        for bar in BARS {
+            assert_eq!(bound(&mut gpu, chip, bar), Ok(None), "{}", chip.name);
+            // The second one has bits in both words of the chips that have two.
+            for block in place(0x20_0000).into_iter().chain(place(0x3_fff0_1000)) {
+                bind(&mut gpu, chip, bar, Some(block), LIMITS).unwrap();
+                assert_eq!(bound(&mut gpu, chip, bar), Ok(Some(block)), "{} {bar}", chip.name);
+            }
+            bind(&mut gpu, chip, bar, None, LIMITS).unwrap();
+            assert_eq!(bound(&mut gpu, chip, bar), Ok(None), "{}", chip.name);
+        }
+        gpu.inject(Mishap::BusDead, 1, None);
+        assert!(matches!(bound(&mut gpu, chip, Bar::Bar1), Err(DeviceError::Gone { .. })), "{}", chip.name);
+    }
 }
