@@ -6,7 +6,8 @@
 //!
 //! Read on in this order: [`bdf`] is a card's address, [`card`] what sysfs says of it, [`chip`] what its device id
 //! tells; [`system`] is what holds for all cards, [`mod@ways`] which ways of access follow from both,
-//! and [`map`] maps a BAR of a card that is awake: the only file of the workspace with `unsafe` in it.
+//! [`map`] maps a BAR of a card that is awake: the only file of the workspace with `unsafe` in it; and [`open`] is how to get
+//! at one, where nobody else counts on it.
 //!
 //! Sysfs may lie, in a test, a container, or a copy in somebody's bug report: every file is read up to a limit,
 //! and what does not read is named in [`card::Card::unread`].
@@ -16,6 +17,8 @@ pub mod card;
 pub mod chip;
 #[cfg(target_os = "linux")]
 pub mod map;
+#[cfg(target_os = "linux")]
+pub mod open;
 mod read;
 pub mod system;
 pub mod ways;

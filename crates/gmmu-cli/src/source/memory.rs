@@ -8,6 +8,8 @@ use gmmu::walk::Why;
 
 use super::image::Image;
 use super::model::Model;
+#[cfg(target_os = "linux")]
+use super::pci::Card;
 use crate::exit::Failure;
 use crate::machine::Bar1View;
 use crate::snapshot::Snapshot;
@@ -21,6 +23,9 @@ pub enum Memory {
     Snapshot(Box<Snapshot>),
     /// A model, after a script.
     Model(Box<Model>),
+    /// A real card.
+    #[cfg(target_os = "linux")]
+    Card(Box<Card>),
 }
 
 impl Memory {
@@ -31,7 +36,18 @@ impl Memory {
             Self::Image(image) => image.path(),
             Self::Snapshot(snapshot) => snapshot.path(),
             Self::Model(model) => model.path(),
+            #[cfg(target_os = "linux")]
+            Self::Card(card) => card.path(),
         }
+    }
+
+    /// Whether this is the memory of a card.
+    #[must_use]
+    pub const fn is_card(&self) -> bool {
+        #[cfg(target_os = "linux")]
+        return matches!(self, Self::Card(_));
+        #[cfg(not(target_os = "linux"))]
+        false
     }
 
     /// How many bytes of it can hold tables.
@@ -41,6 +57,8 @@ impl Memory {
             Self::Image(image) => image.bytes_held(),
             Self::Snapshot(snapshot) => snapshot.pages().saturating_mul(4096),
             Self::Model(model) => model.bytes_held(),
+            #[cfg(target_os = "linux")]
+            Self::Card(card) => card.bytes_held(),
         }
     }
 
@@ -49,12 +67,16 @@ impl Memory {
     pub fn bar1(&self) -> Option<&Bar1View> {
         match self {
             Self::Model(model) => model.bar1(),
-            Self::Image(_) | Self::Snapshot(_) => None,
+            _ => None,
         }
     }
 
     /// The failure for memory that could not be read any more.
     pub(crate) fn failure(&mut self, error: DeviceError) -> Failure {
+        #[cfg(target_os = "linux")]
+        if let Self::Card(card) = self {
+            return card.failure(error);
+        }
         let path = self.path().display().to_string();
         self.take_failure().unwrap_or_else(|| Failure::input(format_args!("{path}: {error}")))
     }
@@ -67,7 +89,7 @@ impl Memory {
                 Some(Failure::input(format_args!("{}: cannot be read: {system}", image.path().display())))
             }
             Self::Snapshot(snapshot) => snapshot.take_error(),
-            Self::Model(_) => None,
+            _ => None,
         }
     }
 
@@ -127,6 +149,8 @@ impl TableRead for Memory {
             Self::Image(image) => image.read_words(at, words),
             Self::Snapshot(snapshot) => snapshot.read_words(at, words),
             Self::Model(model) => model.read_words(at, words),
+            #[cfg(target_os = "linux")]
+            Self::Card(card) => card.read_words(at, words),
         }
     }
 }

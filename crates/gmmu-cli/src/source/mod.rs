@@ -4,6 +4,8 @@ mod extents;
 pub mod image;
 mod memory;
 mod model;
+#[cfg(target_os = "linux")]
+mod pci;
 
 use model::Model;
 
@@ -14,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use gmmu::addr::{SysAddr, TableAddr};
 use gmmu::chip::{CHIPS, Chip, PageSizes};
-use gmmu::device::TableRead;
+use gmmu::device::{DeviceError, TableRead};
 use gmmu::format::{Format, MmuVersion};
 use gmmu::walk::{WalkError, Why};
 
@@ -48,9 +50,17 @@ pub struct SourceArgs {
     #[arg(long, value_name = "FILE", help_heading = SOURCE)]
     pub script: Option<PathBuf>,
 
-    /// Read a real card
+    /// Read a real card that no driver is bound to
     #[arg(long, value_name = "BDF", help_heading = SOURCE)]
     pub pci: Option<String>,
+
+    /// Agree that the card's PRAMIN window is moved; it is put back in the end
+    #[arg(long, requires = "pci", help_heading = SOURCE)]
+    pub move_window: bool,
+
+    /// Another sysfs than /sys
+    #[arg(long, value_name = "DIR", requires = "pci", help_heading = SOURCE)]
+    pub sysfs: Option<PathBuf>,
 
     /// The chip that the image is of, such as gh100
     #[arg(long, value_name = "CHIP", value_parser = chip, help_heading = SOURCE)]
@@ -67,6 +77,13 @@ pub struct SourceArgs {
     /// An instance block that names the top table
     #[arg(long, value_name = "ADDR", value_parser = table, help_heading = SOURCE)]
     pub inst: Option<TableAddr>,
+}
+
+/// The source that the options name.
+enum Named<'a> {
+    File(&'a Path),
+    Script(&'a Path),
+    Card(&'a str),
 }
 
 /// Reads the name of a chip.
@@ -140,21 +157,24 @@ impl SourceArgs {
     /// # Errors
     /// Those of [`open`](Self::open).
     pub fn open_with(&self, inst: Option<TableAddr>, console: &mut Console<'_>) -> Result<Source, Failure> {
-        let (path, is_script) = self.only_path()?;
-        let (mut memory, mut info) = if is_script {
-            self.open_script(path)?
-        } else if is_snapshot(path) {
-            self.open_snapshot(path)?
-        } else {
-            self.open_image(path, inst)?
+        let (mut memory, mut info) = match self.only()? {
+            Named::Script(path) => self.open_script(path)?,
+            Named::Card(bdf) => self.open_card(bdf)?,
+            Named::File(path) if is_snapshot(path) => self.open_snapshot(path)?,
+            Named::File(path) => self.open_image(path, inst)?,
         };
+        let path = memory.path().to_owned();
         let named = self.inst.or(inst.filter(|_| info.roots.is_empty()));
         if let Some(inst) = named {
             let at = root_of_instance(&mut memory, inst)?;
             info.roots = vec![NamedRoot { name: DEFAULT_NAME.to_owned(), at }];
         }
         let Some(root) = info.roots.first().map(|root| root.at) else {
-            return Err(Failure::input(format_args!("{}: no address space", path.display())));
+            let failure = Failure::input(format_args!("{}: no address space", path.display()));
+            return Err(match self.pci {
+                Some(_) => failure.hint("BAR1 and BAR2 go through none; give --root ADDR or --inst ADDR"),
+                None => failure,
+            });
         };
         let (mmu, sizes) = (info.mmu, info.page_sizes());
         with_format!(mmu, check_root(&mut memory, root))?;
@@ -174,13 +194,14 @@ impl SourceArgs {
     /// # Errors
     /// Those of [`open`](Self::open), but for a top table that is not named.
     pub fn open_to_search(&self) -> Result<(Memory, Option<SnapshotInfo>), Failure> {
-        let (path, is_script) = self.only_path()?;
-        if is_script {
-            return self.open_script(path).map(|(memory, info)| (memory, Some(info)));
-        }
-        if is_snapshot(path) {
-            return self.open_snapshot(path).map(|(memory, info)| (memory, Some(info)));
-        }
+        let path = match self.only()? {
+            Named::Script(path) => return self.open_script(path).map(|(memory, info)| (memory, Some(info))),
+            Named::Card(bdf) => return self.open_card(bdf).map(|(memory, info)| (memory, Some(info))),
+            Named::File(path) if is_snapshot(path) => {
+                return self.open_snapshot(path).map(|(memory, info)| (memory, Some(info)));
+            }
+            Named::File(path) => path,
+        };
         if let Some(RootChoice::Name { why, .. }) = &self.root {
             return Err(Failure::usage(format_args!("--root: {why}")));
         }
@@ -264,8 +285,15 @@ impl SourceArgs {
         Ok(())
     }
 
-    /// The file or script that was named, and whether it is a script.
-    fn only_path(&self) -> Result<(&PathBuf, bool), Failure> {
+    /// Opens a card.
+    #[cfg(not(target_os = "linux"))]
+    fn open_card(&self, bdf: &str) -> Result<(Memory, SnapshotInfo), Failure> {
+        Err(Failure::usage(format_args!("--pci {}: cards are read on Linux alone", shown(bdf)))
+            .hint("read an image of its memory with --file"))
+    }
+
+    /// What was named.
+    fn only(&self) -> Result<Named<'_>, Failure> {
         const WAYS: &str = "read --file PATH (a raw image of video memory, or a snapshot), --script FILE (a model after a \
                             script) or --pci BDF (a real card)";
         let named = [self.file.is_some(), self.script.is_some(), self.pci.is_some()];
@@ -273,12 +301,9 @@ impl SourceArgs {
             return Err(Failure::usage("more than one source").hint(WAYS));
         }
         match (&self.file, &self.script, &self.pci) {
-            (Some(path), ..) => Ok((path, false)),
-            (None, Some(script), _) => Ok((script, true)),
-            (None, None, Some(bdf)) => {
-                Err(Failure::usage(format_args!("--pci {}: this version of gmmu cannot read cards yet", shown(bdf)))
-                    .hint("read an image of its memory with --file"))
-            }
+            (Some(path), ..) => Ok(Named::File(path)),
+            (None, Some(script), _) => Ok(Named::Script(script)),
+            (None, None, Some(bdf)) => Ok(Named::Card(bdf)),
             (None, None, None) => Err(Failure::usage("no source to read page tables from").hint(WAYS)),
         }
     }
@@ -299,20 +324,34 @@ impl SourceArgs {
 
 /// The top table that an instance block names (`NV_RAMIN_PAGE_DIR_BASE_*`).
 pub(crate) fn root_of_instance(memory: &mut Memory, inst: TableAddr) -> Result<TableAddr, Failure> {
-    const PAGE_DIR_BASE: u64 = 0x200;
-    let place = inst.checked_add(PAGE_DIR_BASE).unwrap_or(inst);
-    let word = memory.read_word(place).map_err(|error| memory.outside("the instance block", inst, error))?;
-    let at = word & !0xfff;
-    match word & 3 {
-        _ if word == 0 => Err(Failure::input(format_args!("{inst} is no instance block: its word at {place} is 0"))
+    let (place, word) = block_word(memory, inst).map_err(|error| memory.outside("the instance block", inst, error))?;
+    match root_in(word) {
+        Some(root) => Ok(root),
+        None if word == 0 => Err(Failure::input(format_args!("{inst} is no instance block: its word at {place} is 0"))
             .hint("give the top table itself with --root ADDR")),
-        0 => Ok(TableAddr::vram(at)),
-        2 => Ok(TableAddr::SysCoherent(SysAddr::new(at))),
-        3 => Ok(TableAddr::SysNonCoherent(SysAddr::new(at))),
-        _ => Err(Failure::input(format_args!(
+        None => Err(Failure::input(format_args!(
             "the instance block {inst} is not bound: its word at {place} is {word:#018x}"
         ))
         .hint("give the top table itself with --root ADDR")),
+    }
+}
+
+/// The word of an instance block that names the top table, and where it is.
+fn block_word(memory: &mut impl TableRead, inst: TableAddr) -> Result<(TableAddr, u64), DeviceError> {
+    const PAGE_DIR_BASE: u64 = 0x200;
+    let place = inst.checked_add(PAGE_DIR_BASE).unwrap_or(inst);
+    Ok((place, memory.read_word(place)?))
+}
+
+/// The top table that such a word names.
+fn root_in(word: u64) -> Option<TableAddr> {
+    let at = word & !0xfff;
+    match word & 3 {
+        _ if word == 0 => None,
+        0 => Some(TableAddr::vram(at)),
+        2 => Some(TableAddr::SysCoherent(SysAddr::new(at))),
+        3 => Some(TableAddr::SysNonCoherent(SysAddr::new(at))),
+        _ => None,
     }
 }
 
@@ -371,7 +410,8 @@ impl Source {
     pub fn vram_bytes(&self) -> Option<u64> {
         const SMALLEST_CARD: u64 = 64 << 20;
         let SnapshotInfo { base, fb_bytes, .. } = self.info;
-        let whole = matches!(self.memory, Memory::Model(_)) || base == 0 && fb_bytes >= SMALLEST_CARD;
+        let whole =
+            matches!(self.memory, Memory::Model(_)) || self.memory.is_card() || base == 0 && fb_bytes >= SMALLEST_CARD;
         whole.then_some(fb_bytes)
     }
 
