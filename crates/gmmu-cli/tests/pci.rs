@@ -219,3 +219,24 @@ fn without_a_bound_bar_there_is_no_root_by_itself() {
     assert_eq!(ran.json()["roots"][0]["root"], json!("vram:0x000000010000"), "{} {}", ran.out, ran.err);
     assert_eq!(made.window(), STOOD);
 }
+
+#[test]
+fn the_self_tests_write_with_consent_alone_and_find_a_card_that_is_none() {
+    let made = Made::new("selftest");
+    let before = fs::read(made.bar0()).unwrap();
+    let ran = made.gmmu(&["selftest"]);
+    assert_eq!(ran.code, 2);
+    assert!(ran.err.contains("the self-tests write to the card") && ran.err.contains("--write"), "{}", ran.err);
+    assert!(fs::read(made.bar0()).unwrap() == before, "nothing was written");
+    // BAR1 is no file here.
+    let ran = made.gmmu(&["selftest", "--write"]);
+    assert_eq!(ran.code, 3, "{}", ran.err);
+    // A file keeps what is written to it, but not by address: what the window shows does not move with it.
+    let bar1 = made.bar0().with_file_name("resource2");
+    fs::File::create(&bar1).unwrap().set_len(128 << 30).unwrap();
+    let ran = made.gmmu(&["selftest", "--write", "--json"]);
+    assert_eq!(ran.code, 1, "{} {}", ran.out, ran.err);
+    assert_eq!(ran.json()["pci"], json!(BDF));
+    assert_ne!(ran.json()["failed"], json!(0));
+    assert_eq!(made.window(), STOOD);
+}

@@ -169,6 +169,13 @@ impl Card {
         self.bars.iter().find(|bar| bar.index == index)
     }
 
+    /// The `n`-th of the card's BARs that are memory, in NVIDIA's count: 0 has the registers, 1 is BAR1, 2 is BAR2. Which
+    /// places they take depends on how wide each is.
+    #[must_use]
+    pub fn aperture(&self, n: usize) -> Option<&Bar> {
+        self.bars.iter().filter(|bar| bar.memory).nth(n)
+    }
+
     /// Whether that file should say something, and does not.
     #[must_use]
     pub fn is_unread(&self, file: &str) -> bool {

@@ -7,11 +7,13 @@
 //! Read on in this order: [`bdf`] is a card's address, [`card`] what sysfs says of it, [`chip`] what its device id
 //! tells; [`system`] is what holds for all cards, [`mod@ways`] which ways of access follow from both,
 //! [`map`] maps a BAR of a card that is awake: the only file of the workspace with `unsafe` in it; and [`open`] is how to get
-//! at one, where nobody else counts on it.
+//! at one, where nobody else counts on it. [`bars`] puts two of them together.
 //!
 //! Sysfs may lie, in a test, a container, or a copy in somebody's bug report: every file is read up to a limit,
 //! and what does not read is named in [`card::Card::unread`].
 
+#[cfg(target_os = "linux")]
+pub mod bars;
 pub mod bdf;
 pub mod card;
 pub mod chip;

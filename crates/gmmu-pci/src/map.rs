@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::time::Instant;
 
-use gmmu::device::{Bar0, Clock, DeviceError, Width};
+use gmmu::device::{Bar0, Bar1Aperture, Clock, DeviceError, Width};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::card::{Awake, Card};
@@ -101,17 +101,56 @@ impl Mapping {
         self.bytes
     }
 
-    /// Where an access goes: inside the mapping, and aligned to its width.
-    fn place(&self, offset: u32, width: Width) -> Result<*mut c_void, DeviceError> {
-        let bad = DeviceError::BadOffset { offset, bytes: width.bytes() };
-        let at = usize::try_from(offset).map_err(|_| bad)?;
-        let bytes = usize::try_from(width.bytes()).map_err(|_| bad)?;
-        if !at.is_multiple_of(bytes) || at.checked_add(bytes).is_none_or(|end| end > self.bytes) {
-            return Err(bad);
+    /// Where an access goes: inside the mapping, and aligned to its width. `None` where it is not.
+    fn place(&self, offset: u64, width: Width) -> Option<*mut c_void> {
+        let at = usize::try_from(offset).ok()?;
+        let bytes = usize::try_from(width.bytes()).ok()?;
+        let inside = at.is_multiple_of(bytes) && at.checked_add(bytes).is_some_and(|end| end <= self.bytes);
+        inside.then(|| self.start.as_ptr().wrapping_byte_add(at))
+    }
+
+    /// One read, of an access that [`place`](Self::place) allows.
+    fn get(&self, offset: u64, width: Width) -> Option<u64> {
+        let at = self.place(offset, width)?;
+        Some(match width {
+            // SAFETY: `place` checked this width.
+            Width::W8 => unsafe { load::<u8>(at) },
+            // SAFETY: as above.
+            Width::W16 => unsafe { load::<u16>(at) },
+            // SAFETY: as above.
+            Width::W32 => unsafe { load::<u32>(at) },
+            // SAFETY: as above.
+            Width::W64 => unsafe { load::<u64>(at) },
+        })
+    }
+
+    /// One write, of an access that [`place`](Self::place) allows, through a mapping that is writable.
+    fn put(&mut self, offset: u64, width: Width, value: u64) -> Option<()> {
+        let at = self.place(offset, width)?;
+        let [a, b, c, d, ..] = value.to_le_bytes();
+        match width {
+            _ if !self.writable => return None,
+            // SAFETY: `place` checked this width, and the mapping is writable.
+            Width::W8 => unsafe { at.cast::<u8>().write_volatile(a) },
+            // SAFETY: as above.
+            Width::W16 => unsafe { at.cast::<u16>().write_volatile(u16::from_le_bytes([a, b])) },
+            // SAFETY: as above.
+            Width::W32 => unsafe { at.cast::<u32>().write_volatile(u32::from_le_bytes([a, b, c, d])) },
+            // SAFETY: as above.
+            Width::W64 => unsafe { at.cast::<u64>().write_volatile(value) },
         }
-        Ok(self.start.as_ptr().wrapping_byte_add(at))
+        Some(())
     }
 }
+
+impl Mapping {
+    const fn outside(&self, offset: u64, width: Width) -> DeviceError {
+        DeviceError::BadBar1Offset { offset, bytes: width.bytes(), end: self.bytes as u64 }
+    }
+}
+
+/// What a mapping answers that may only be read.
+const READ_ONLY: DeviceError = DeviceError::Backend("the BAR is mapped for reading only");
 
 impl Drop for Mapping {
     fn drop(&mut self) {
@@ -132,40 +171,36 @@ unsafe fn load<T: Copy + Into<u64>>(at: *mut c_void) -> u64 {
 
 impl Bar0 for Mapping {
     fn read(&mut self, offset: u32, width: Width) -> Result<u64, DeviceError> {
-        let at = self.place(offset, width)?;
-        Ok(match width {
-            // SAFETY: `place` checked this width.
-            Width::W8 => unsafe { load::<u8>(at) },
-            // SAFETY: as above.
-            Width::W16 => unsafe { load::<u16>(at) },
-            // SAFETY: as above.
-            Width::W32 => unsafe { load::<u32>(at) },
-            // SAFETY: as above.
-            Width::W64 => unsafe { load::<u64>(at) },
-        })
+        self.get(offset.into(), width).ok_or(DeviceError::BadOffset { offset, bytes: width.bytes() })
     }
 
     fn write(&mut self, offset: u32, width: Width, value: u64) -> Result<(), DeviceError> {
-        let at = self.place(offset, width)?;
-        if !self.writable {
-            return Err(DeviceError::Backend("the BAR is mapped for reading only"));
-        }
-        let [a, b, c, d, ..] = value.to_le_bytes();
-        match width {
-            // SAFETY: `place` checked this width, and the mapping is writable.
-            Width::W8 => unsafe { at.cast::<u8>().write_volatile(a) },
-            // SAFETY: as above.
-            Width::W16 => unsafe { at.cast::<u16>().write_volatile(u16::from_le_bytes([a, b])) },
-            // SAFETY: as above.
-            Width::W32 => unsafe { at.cast::<u32>().write_volatile(u32::from_le_bytes([a, b, c, d])) },
-            // SAFETY: as above.
-            Width::W64 => unsafe { at.cast::<u64>().write_volatile(value) },
-        }
-        Ok(())
+        let bad = DeviceError::BadOffset { offset, bytes: width.bytes() };
+        self.place(offset.into(), width).ok_or(bad)?;
+        self.put(offset.into(), width, value).ok_or(READ_ONLY)
     }
 
     fn has_64bit(&self) -> bool {
         cfg!(target_pointer_width = "64")
+    }
+}
+
+impl Bar1Aperture for Mapping {
+    fn size(&self) -> u64 {
+        self.bytes as u64
+    }
+
+    fn is_64bit(&self) -> bool {
+        self.has_64bit()
+    }
+
+    fn read_at(&mut self, offset: u64, width: Width) -> Result<u64, DeviceError> {
+        self.get(offset, width).ok_or_else(|| self.outside(offset, width))
+    }
+
+    fn write_at(&mut self, offset: u64, width: Width, value: u64) -> Result<(), DeviceError> {
+        self.place(offset, width).ok_or_else(|| self.outside(offset, width))?;
+        self.put(offset, width, value).ok_or(READ_ONLY)
     }
 }
 

@@ -5,7 +5,7 @@ pub mod image;
 mod memory;
 mod model;
 #[cfg(target_os = "linux")]
-mod pci;
+pub(crate) mod pci;
 
 use model::Model;
 

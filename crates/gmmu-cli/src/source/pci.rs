@@ -9,6 +9,7 @@ use gmmu::device::{Bar0, DeviceError, TableRead};
 use gmmu::instance::{self, Bar};
 use gmmu::mmio::{Mmio, ProbeError};
 use gmmu::regs::NV_PMC_BOOT_0;
+use gmmu_pci::bars::Bars;
 use gmmu_pci::map::{MapError, Mapping};
 use gmmu_pci::open::{Alone, OpenError, open};
 use gmmu_pci::{Bdf, Cards, System};
@@ -23,6 +24,46 @@ use crate::snapshot::{NamedRoot, SnapshotInfo};
 const SEARCHED_MAX: u64 = 4 << 30;
 /// Where a BAR's address space is asked for by name.
 const BARS: [(Bar, &str); 2] = [(Bar::Bar1, "bar1"), (Bar::Bar2, "bar2")];
+
+/// A card that is ours, and its registers.
+pub(crate) struct Opened {
+    /// What sysfs says of it.
+    pub(crate) card: gmmu_pci::Card,
+    /// As long as this lives.
+    pub(crate) alone: Alone,
+    /// BAR0.
+    pub(crate) bar0: Mapping,
+}
+
+impl Opened {
+    /// Opens the card at `bdf`.
+    ///
+    /// # Errors
+    /// Exit code 2 for what is no address, 3 where there is no such card, 4 where access to it is refused.
+    pub(crate) fn new(bdf: &str, sysfs: &Path) -> Result<Self, Failure> {
+        let bdf: Bdf = bdf.parse().map_err(|why| Failure::usage(format_args!("--pci {}: {why}", shown(bdf))))?;
+        let folder = sysfs.join("bus/pci/devices");
+        let cards = Cards::read(sysfs).map_err(|error| {
+            unreadable(folder.display(), &error).hint("cards are found through sysfs, which Linux mounts on /sys")
+        })?;
+        let Some(card) = cards.cards.iter().find(|card| card.bdf == bdf) else {
+            return Err(Failure::input(format_args!("{bdf}: no NVIDIA card")).hint("`gmmu list` shows the cards"));
+        };
+        let (alone, bar0) = open(sysfs, card, &System::read(sysfs)).map_err(|why| refused(bdf, why))?;
+        Ok(Self { card: card.clone(), alone, bar0 })
+    }
+
+    /// BAR0 with BAR1 beside it.
+    ///
+    /// # Errors
+    /// Exit code 4 where BAR1 has no address or may not be mapped, 3 where there is none.
+    pub(crate) fn with_bar1(self, sysfs: &Path) -> Result<(Alone, Bars), Failure> {
+        let Self { card, alone, bar0 } = self;
+        let index = card.aperture(1).map_or(1, |bar| bar.index);
+        let aperture = Mapping::open(sysfs, &card, index, true).map_err(|why| refused(card.bdf, why.into()))?;
+        Ok((alone, Bars { bar0, aperture }))
+    }
+}
 
 /// A card whose window is ours.
 #[derive(Debug)]
@@ -40,17 +81,10 @@ impl Card {
     /// # Errors
     /// Exit code 3 where there is no such card, 4 where access to it is refused, 5 where it does not answer.
     pub fn open(bdf: &str, sysfs: &Path) -> Result<Self, Failure> {
-        let bdf: Bdf = bdf.parse().map_err(|why| Failure::usage(format_args!("--pci {}: {why}", shown(bdf))))?;
-        let folder = sysfs.join("bus/pci/devices");
-        let cards = Cards::read(sysfs).map_err(|error| {
-            unreadable(folder.display(), &error).hint("cards are found through sysfs, which Linux mounts on /sys")
-        })?;
-        let Some(card) = cards.cards.iter().find(|card| card.bdf == bdf) else {
-            return Err(Failure::input(format_args!("{bdf}: no NVIDIA card")).hint("`gmmu list` shows the cards"));
-        };
-        let (alone, bar0) = open(sysfs, card, &System::read(sysfs)).map_err(|why| refused(bdf, why))?;
+        let Opened { card, alone, bar0 } = Opened::new(bdf, sysfs)?;
+        let bdf = card.bdf;
         let mmio = Mmio::probe(bar0).map_err(|why| unknown(bdf, why))?;
-        let path = folder.join(bdf.to_string()).join("resource0");
+        let path = sysfs.join(format!("bus/pci/devices/{bdf}/resource0"));
         Ok(Self { bdf, path, mmio: Some(mmio), _alone: alone })
     }
 
@@ -163,7 +197,7 @@ fn refused(bdf: Bdf, why: OpenError) -> Failure {
 }
 
 /// The failure for a card that does not say what it is.
-fn unknown(bdf: Bdf, why: ProbeError) -> Failure {
+pub(crate) fn unknown(bdf: Bdf, why: ProbeError) -> Failure {
     match why {
         ProbeError::Device(error) => device_failure(bdf, error),
         ProbeError::UnknownChip(UnknownChip::NotThere { boot_0, .. }) => {
@@ -173,7 +207,7 @@ fn unknown(bdf: Bdf, why: ProbeError) -> Failure {
     }
 }
 
-fn device_failure(bdf: Bdf, error: DeviceError) -> Failure {
+pub(crate) fn device_failure(bdf: Bdf, error: DeviceError) -> Failure {
     match error {
         DeviceError::Gone { value, .. } | DeviceError::Poison { value, .. } => dead(bdf, &error, value),
         DeviceError::WindowLost { .. } => Failure::new(Exit::Refused, format_args!("{bdf}: {error}"))
