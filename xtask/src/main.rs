@@ -16,6 +16,7 @@ const USAGE: &str = "usage: cargo xtask fuzz [SECONDS]   fuzz each target for so
        cargo xtask browser          what render draws, in Chromium
        cargo xtask limits           size, start, time and memory of the program
        cargo xtask qemu boot        a guest in QEMU: does it start, what is on its bus
+       cargo xtask qemu sysfs       the program and a driver of ours on a card in a guest
        cargo xtask qemu nouveau     nouveau on the software GPU, and the page tables that it writes";
 
 fn main() -> ExitCode {

@@ -8,6 +8,7 @@ mod kit;
 mod modules;
 mod nouveau;
 mod space;
+mod sysfs;
 
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ pub(crate) fn run(stage: &str) -> Option<Result<(), String>> {
     let stage: fn(&Kit) -> Result<(), String> = match stage {
         "boot" => boot,
         "nouveau" => nouveau::nouveau,
+        "sysfs" => sysfs::sysfs,
         _ => return None,
     };
     Some(match Kit::get() {

@@ -180,12 +180,17 @@ fn gmmu_pci_lock(made: &Made) -> impl Drop {
 #[test]
 fn a_card_that_does_not_answer_ends_with_5() {
     let made = Made::new("dead");
-    for (word, part) in [(u32::MAX, "all-ones"), (0xbadf_5040, "an error word"), (0xbad0_0200, "is not set up")] {
+    for (word, part) in [(u32::MAX, "nothing answers"), (0xbadf_5040, "an error word"), (0xbad0_0200, "is not set up")]
+    {
         made.register(NV_PMC_BOOT_0, word);
         let ran = made.read(&["dump"]);
         assert_eq!(ran.code, 5, "{word:#x}: {}", ran.err);
         assert!(ran.err.contains(part) && ran.err.contains(&format!("{word:#010x}")), "{}", ran.err);
     }
+    made.register(gmmu::regs::NV_PMC_BOOT_42, 0);
+    made.register(NV_PMC_BOOT_0, 0);
+    let ran = made.read(&["dump"]);
+    assert!(ran.code == 5 && ran.err.contains("nothing answers"), "{} {}", ran.code, ran.err);
     let made = Made::new("poison");
     // Registers answer, memory does not.
     for half in [0, 4] {

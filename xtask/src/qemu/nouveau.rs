@@ -136,7 +136,7 @@ struct Look {
 pub(super) fn nouveau(kit: &Kit) -> Result<(), String> {
     let kernel = kit.kernel(Flavour::Full)?;
     let mut image = Initramfs::new(kit)?;
-    image.file(&drm_client()?, "bin/drm-client")?;
+    image.file(&guest_program("drm-client")?, "bin/drm-client")?;
     let load = modules::load(kit, &kernel, &image, "nouveau", "modeset=2")?;
     image.script(&format!("{load}dmesg | grep nouveau\nexec drm-client\n"))?;
     let folder = crate::root().join("target/qemu");
@@ -278,12 +278,12 @@ fn is_good(answer: &str) -> bool {
     answer.starts_with("ok") && (!answer.contains("wrong") || answer.ends_with(" 0 wrong"))
 }
 
-/// The program for the guest, static: the guest has no libraries.
-fn drm_client() -> Result<PathBuf, String> {
+/// A program for the guest, static: the guest has no libraries.
+pub(super) fn guest_program(name: &str) -> Result<PathBuf, String> {
     let guest = crate::root().join("guest");
     let folder = crate::root().join("target/guest");
     let mut build = Command::new("cargo");
     build.args(["build", "-q", "--release", "--locked", "--target", TARGET, "--target-dir"]).arg(&folder);
     run(build.current_dir(&guest).env("RUSTFLAGS", "-C target-feature=+crt-static"))?;
-    Ok(folder.join(TARGET).join("release/drm-client"))
+    Ok(folder.join(TARGET).join("release").join(name))
 }

@@ -43,6 +43,15 @@ pub(super) fn all(gpu: &Gpu, chip: &str, folder: &Path) -> Result<Vec<Space>, St
     roots.into_iter().map(|root| dump(gpu, root, &path)).collect()
 }
 
+/// What `gmmu dump --json` says of the space below `root`.
+pub(super) fn json(gpu: &Gpu, chip: &str, root: TableAddr, folder: &Path) -> Result<String, String> {
+    let chip = Chip::by_name(chip).ok_or("no such chip")?;
+    let path = folder.join("space.snap");
+    let info = SnapshotInfo::of_chip(chip, gpu.vram_bytes(), vec![NamedRoot { name: "root".to_owned(), at: root }]);
+    snapshot::write(&path, &info, &mut gpu.peek()).map_err(|why| why.what().to_owned())?;
+    gmmu(&["dump", "--file", &path.display().to_string(), "--json"])
+}
+
 fn dump(gpu: &Gpu, root: TableAddr, path: &Path) -> Result<Space, String> {
     let file = path.display().to_string();
     let named = root.to_string();

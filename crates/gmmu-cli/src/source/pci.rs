@@ -203,6 +203,10 @@ pub(crate) fn unknown(bdf: Bdf, why: ProbeError) -> Failure {
         ProbeError::UnknownChip(UnknownChip::NotThere { boot_0, .. }) => {
             dead(bdf, &format!("NV_PMC_BOOT_0 reads {boot_0:#010x}"), boot_0)
         }
+        // What a virtual machine answers in the place of a device that is switched off.
+        ProbeError::UnknownChip(UnknownChip::Unknown { architecture: 0, .. }) => {
+            dead(bdf, &"NV_PMC_BOOT_0 reads 0, which is no chip", 0)
+        }
         other => Failure::input(format_args!("{bdf}: {other}")),
     }
 }
@@ -216,11 +220,11 @@ pub(crate) fn device_failure(bdf: Bdf, error: DeviceError) -> Failure {
     }
 }
 
-/// The failure for a card that answers with all-ones or an error word.
+/// The failure for a card that answers with nothing or an error word.
 fn dead(bdf: Bdf, what: &dyn fmt::Display, value: u32) -> Failure {
     let hint = match value {
-        u32::MAX => format!(
-            "all-ones: it sleeps, is off the bus, or its memory is switched off: see `gmmu doctor {bdf}`; \
+        0 | u32::MAX => format!(
+            "nothing answers: it sleeps, is off the bus, or its memory is switched off: see `gmmu doctor {bdf}`; \
              # echo 1 > /sys/bus/pci/devices/{bdf}/enable switches it on"
         ),
         0xbad0_0000..=0xbad0_ffff => {
