@@ -144,6 +144,14 @@ impl Mapping {
 }
 
 impl Mapping {
+    /// How many bytes from `offset` on lie before the first aligned word, and how many whole words follow.
+    fn whole_words(&self, offset: u64, bytes: usize) -> Result<(usize, usize), DeviceError> {
+        let end = offset.checked_add(bytes as u64).filter(|&end| end <= self.bytes as u64);
+        end.ok_or_else(|| self.outside(offset, Width::W8))?;
+        let head = usize::try_from(offset.wrapping_neg() % 8).unwrap_or(0).min(bytes);
+        Ok((head, (bytes - head) / 8))
+    }
+
     const fn outside(&self, offset: u64, width: Width) -> DeviceError {
         DeviceError::BadBar1Offset { offset, bytes: width.bytes(), end: self.bytes as u64 }
     }
@@ -201,6 +209,52 @@ impl Bar1Aperture for Mapping {
     fn write_at(&mut self, offset: u64, width: Width, value: u64) -> Result<(), DeviceError> {
         self.place(offset, width).ok_or_else(|| self.outside(offset, width))?;
         self.put(offset, width, value).ok_or(READ_ONLY)
+    }
+
+    /// Whole words with one check for all of them, and what is left at the ends byte by byte.
+    fn read_bytes(&mut self, offset: u64, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        let (head, words) = self.whole_words(offset, bytes.len())?;
+        let (before, rest) = bytes.split_at_mut(head.min(bytes.len()));
+        let (middle, behind) = rest.split_at_mut((words * 8).min(rest.len()));
+        let first = offset.wrapping_add(head as u64);
+        let last = first.wrapping_add(middle.len() as u64);
+        for (at, byte) in (offset..).zip(before).chain((last..).zip(behind)) {
+            [*byte, ..] = self.read_at(at, Width::W8)?.to_le_bytes();
+        }
+        let mut at =
+            self.start.as_ptr().cast::<u8>().wrapping_add(usize::try_from(first).unwrap_or(0)).cast::<c_void>();
+        for word in middle.chunks_exact_mut(8) {
+            // SAFETY: `whole_words` checked that all of them are inside, and `first` is where they are aligned.
+            word.copy_from_slice(&unsafe { load::<u64>(at) }.to_le_bytes());
+            at = at.wrapping_byte_add(8);
+        }
+        Ok(())
+    }
+
+    /// As `read_bytes`.
+    fn write_bytes(&mut self, offset: u64, bytes: &[u8]) -> Result<(), DeviceError> {
+        let (head, words) = self.whole_words(offset, bytes.len())?;
+        if !self.writable && !bytes.is_empty() {
+            return Err(READ_ONLY);
+        }
+        let (before, rest) = bytes.split_at(head.min(bytes.len()));
+        let (middle, behind) = rest.split_at((words * 8).min(rest.len()));
+        let first = offset.wrapping_add(head as u64);
+        let last = first.wrapping_add(middle.len() as u64);
+        for (at, byte) in (offset..).zip(before) {
+            self.write_at(at, Width::W8, (*byte).into())?;
+        }
+        let mut at = self.start.as_ptr().cast::<u8>().wrapping_add(usize::try_from(first).unwrap_or(0)).cast::<u64>();
+        for word in middle.chunks_exact(8).filter_map(|word| word.first_chunk().copied()) {
+            // SAFETY: `whole_words` checked that all of them are inside, and `first` is where they are aligned; the mapping is
+            // writable.
+            unsafe { at.write_volatile(u64::from_le_bytes(word)) };
+            at = at.wrapping_add(1);
+        }
+        for (at, byte) in (last..).zip(behind) {
+            self.write_at(at, Width::W8, (*byte).into())?;
+        }
+        Ok(())
     }
 }
 

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use gmmu::chip::{Chip, UnknownChip};
-use gmmu::device::{Bar0, DeviceError, Width};
+use gmmu::device::{Bar0, Bar1Aperture, DeviceError, Width};
 use gmmu::regs::{NV_PMC_BOOT_0, NV_PMC_BOOT_42};
 use gmmu_pci::map::{MapError, Mapping};
 use gmmu_pci::{Card, Cards};
@@ -86,4 +86,36 @@ fn what_cannot_be_mapped_is_said() {
     assert!(matches!(Mapping::open(&sys, &card, 0, false), Err(MapError::System { .. })));
     card.power.state = Some("D3hot");
     assert!(matches!(Mapping::open(&sys, &card, 0, false), Err(MapError::Asleep)));
+}
+
+#[test]
+fn an_aperture_is_copied_in_and_out_at_any_place() {
+    let (sys, card, path) = card("aperture", 16 << 20);
+    let mut bar = Mapping::open(&sys, &card, 0, true).expect("is as long as the BAR");
+    let data: Vec<u8> = (0..64).map(|n| n + 1).collect();
+    for offset in 0..9u64 {
+        for length in 0..40 {
+            let place = 4096 + offset;
+            bar.write_bytes(4088, &[0; 80]).expect("inside");
+            bar.write_bytes(place, &data[..length]).expect("inside");
+            let mut back = vec![0; length];
+            bar.read_bytes(place, &mut back).expect("inside");
+            assert_eq!(back, data[..length]);
+            // Nothing beside it was touched, by the file itself.
+            let file = fs::read(&path).expect("is there");
+            let start = usize::try_from(place).expect("fits");
+            assert!(file[4088..start].iter().all(|&byte| byte == 0) && file[start..start + length] == data[..length]);
+            assert!(file[start + length..4168].iter().all(|&byte| byte == 0));
+        }
+    }
+    for (offset, length) in [((16 << 20) - 7, 8), (16 << 20, 1), (u64::MAX, 2), (u64::MAX - 7, 8)] {
+        let mut bytes = vec![0; length];
+        let bad = |result| assert!(matches!(result, Err(DeviceError::BadBar1Offset { .. })), "{offset:#x}");
+        bad(bar.write_bytes(offset, &bytes));
+        bad(bar.read_bytes(offset, &mut bytes));
+    }
+    assert_eq!((bar.size(), bar.read_at(1 << 24, Width::W8).is_err()), (16 << 20, true));
+    let mut reader = Mapping::open(&sys, &card, 0, false).expect("is as long as the BAR");
+    assert!(matches!(reader.write_bytes(0, &[1]), Err(DeviceError::Backend(_))));
+    assert!(matches!(reader.write_at(0, Width::W64, 1), Err(DeviceError::Backend(_))));
 }

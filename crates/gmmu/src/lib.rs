@@ -20,6 +20,7 @@ pub mod addr;
 mod aperture;
 #[cfg(feature = "alloc")]
 pub mod bar1;
+pub mod bar_tables;
 pub mod bits;
 pub mod chip;
 pub mod device;

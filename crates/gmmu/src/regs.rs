@@ -149,3 +149,14 @@ pub const FUNC_BAR_BLOCK_TARGET: Field = Field::new("TARGET", 11, 10);
 pub const FUNC_BAR_BLOCK_LOW_PTR: Field = Field::new("PTR", 31, 12);
 pub const FUNC_BAR1_BLOCK_HIGH_PTR: Field = Field::new("PTR", 31, 0);
 pub const FUNC_BAR2_BLOCK_HIGH_PTR: Field = Field::new("PTR", 19, 0);
+
+/// Stores through the card's BARs arrive in memory, up to Ada: write 1; done when PENDING and OUTSTANDING are 0.
+pub const NV_UFLUSH_FB_FLUSH: u32 = 0x7_0000;
+/// PENDING and OUTSTANDING: either says that a flush is under way.
+pub const UFLUSH_FB_FLUSH_UNDER_WAY: Field = Field::new("PENDING_OUTSTANDING", 1, 0);
+/// The same from Hopper on: a read starts a flush and returns its token.
+pub const NV_XAL_EP_UFLUSH_FB_FLUSH: u32 = 0x10_f800;
+/// How far flushes have come.
+pub const NV_XAL_EP_UFLUSH_FB_FLUSH_STATUS: u32 = 0x10_f804;
+pub const XAL_FB_FLUSH_TOKEN: Field = Field::new("TOKEN", 30, 0);
+pub const XAL_FB_FLUSH_BUSY: Field = Field::bit("STATUS", 31);
