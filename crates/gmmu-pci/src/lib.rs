@@ -6,7 +6,8 @@
 //!
 //! Read on in this order: [`bdf`] is a card's address, [`card`] what sysfs says of it, [`chip`] what its device id
 //! tells; [`system`] is what holds for all cards, [`mod@ways`] which ways of access follow from both,
-//! [`map`] maps a BAR of a card that is awake: the only file of the workspace with `unsafe` in it; and [`open`] is how to get
+//! [`map`] maps a BAR of a card that is awake: it and the `view` of memory
+//! that it gives are the only files of the workspace with `unsafe` in them; and [`open`] is how to get
 //! at one, where nobody else counts on it. [`bars`] puts two of them together.
 //!
 //! Sysfs may lie, in a test, a container, or a copy in somebody's bug report: every file is read up to a limit,
@@ -23,6 +24,8 @@ pub mod map;
 pub mod open;
 mod read;
 pub mod system;
+#[cfg(target_os = "linux")]
+mod view;
 pub mod ways;
 
 pub use bdf::Bdf;

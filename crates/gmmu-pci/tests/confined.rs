@@ -1,4 +1,4 @@
-//! `unsafe` is in one file of the workspace.
+//! `unsafe` is in two files of the workspace: where files are mapped, and where mapped memory is accessed.
 #![expect(clippy::expect_used, reason = "a failed expectation is a failed test")]
 
 use std::fs;
@@ -20,6 +20,7 @@ fn all_other_crates_and_files_forbid_unsafe() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     assert!(read(&here.join("Cargo.toml")).contains("\nunsafe_code = \"deny\"\n"));
     let excepted = fs::read_dir(here.join("src")).expect("has sources").map(|entry| entry.expect("is read").path());
-    let excepted: Vec<_> = excepted.filter(|path| read(path).contains("(unsafe_code")).collect();
-    assert_eq!(excepted, [here.join("src/map.rs")]);
+    let mut excepted: Vec<_> = excepted.filter(|path| read(path).contains("(unsafe_code")).collect();
+    excepted.sort();
+    assert_eq!(excepted, [here.join("src/map.rs"), here.join("src/view.rs")]);
 }
