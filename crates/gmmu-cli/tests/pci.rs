@@ -174,7 +174,7 @@ fn gmmu_pci_lock(made: &Made) -> impl Drop {
     }
     let cards = gmmu_pci::Cards::read(&made.sys).unwrap();
     let card = cards.cards.iter().find(|card| card.bdf.to_string() == BDF).unwrap();
-    Held(Box::new(gmmu_pci::open::open(&made.sys, card, &gmmu_pci::System::read(&made.sys)).unwrap()))
+    Held(Box::new(gmmu_pci::open::open(&made.sys, card, &gmmu_pci::System::read(&made.sys), true).unwrap()))
 }
 
 #[test]

@@ -74,7 +74,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let cards = Cards::read(sys)?.cards;
     let card = cards.iter().find(|card| card.bdf == bdf).ok_or("there is no such card")?;
     // Refused where a driver is bound, the card sleeps, or another program has it.
-    let (_alone, bar0) = open(sys, card, &System::read(sys))?;
+    let (_alone, bar0) = open(sys, card, &System::read(sys), true)?;
     let index = card.aperture(1).ok_or("the card has no BAR1")?.index;
     let bars = Bars { bar0, aperture: Mapping::open(sys, card, index, true)? };
 

@@ -47,11 +47,11 @@ fn stops(obstacle: &Obstacle) -> bool {
     obstacle.stops != Stops::Perhaps
 }
 
-/// Opens BAR0 of `card`, for writing: the PRAMIN window is moved by writing a register.
+/// Opens BAR0 of `card`, for reading alone unless asked otherwise: moving the PRAMIN window is a write.
 ///
 /// # Errors
 /// [`OpenError`]: the first thing that stands in the way of video memory, as [`ways`](ways::ways) has it.
-pub fn open(sys: &Path, card: &Card, system: &System) -> Result<(Alone, Mapping), OpenError> {
+pub fn open(sys: &Path, card: &Card, system: &System, writable: bool) -> Result<(Alone, Mapping), OpenError> {
     let [sysfs, ..] = ways::ways(card, system);
     if let Some(obstacle) = sysfs.obstacles.into_iter().find(stops) {
         return Err(OpenError::Obstacle(obstacle));
@@ -65,5 +65,5 @@ pub fn open(sys: &Path, card: &Card, system: &System) -> Result<(Alone, Mapping)
         Err(error) => return Err(lock(error.into())),
     }
     // Who was bound between the first look and the lock is seen now; who comes later finds a card in use.
-    Ok((Alone(file), Mapping::open(sys, card, 0, true)?))
+    Ok((Alone(file), Mapping::open(sys, card, 0, writable)?))
 }

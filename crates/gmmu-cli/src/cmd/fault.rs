@@ -15,7 +15,7 @@ use crate::fault::packet;
 use crate::fault::parse::{FAULTS_MAX, Log, Parser};
 use crate::fault::report::{Explained, Report};
 use crate::files::{known_as, unreadable};
-use crate::notation::Address;
+use crate::notation::{Address, Counted};
 use crate::num::number;
 use crate::source::SourceArgs;
 
@@ -86,30 +86,40 @@ fn read_packet(words: [u32; 8], args: &Args) -> Result<Log, Failure> {
     Ok(Log { faults: vec![fault], lines: 1, ..Log::default() })
 }
 
-/// Walks the addresses through the page tables of a source. A source holds one address space, so that without the
-/// instance block of the channel only the faults of one process on one GPU can be looked up: those of the first.
+/// Walks the addresses through the page tables of a source. The instance block of a line leads to its own tables; without one a
+/// fault can be looked up where the source or an option names a space, and then only those of one process on one GPU, since
+/// that is whose tables they are: those of the first.
 fn add_walks(report: &mut Report, args: &SourceArgs, console: &mut Console<'_>) -> Result<(), Failure> {
     let named = args.root.is_some() || args.inst.is_some();
     let block = |fault: &Explained| fault.instance().filter(|_| !named).map(TableAddr::vram);
     let first = report.faults().iter().find_map(block);
     let mut source = args.open_with(first, console)?;
-    let (default, owner) = (source.root, report.faults().first().map(Explained::owner));
-    let mut others = 0u64;
+    let default = (named || source.memory.is_of_spaces()).then_some(source.root);
+    let owner = report.faults().first().map(Explained::owner);
+    let (mut others, mut unknown) = (0u64, 0u64);
     report.add_walks(|fault, va| {
         let own = block(fault).and_then(|inst| source.root_of(inst).ok());
+        let Some(root) = own.or(default) else {
+            unknown += 1;
+            return Ok(None);
+        };
         if own.is_none() && Some(fault.owner()) != owner {
             others += 1;
             return Ok(None);
         }
-        source.root = own.unwrap_or(default);
+        source.root = root;
         // A line can hold an address that these tables do not have.
         if source.plain_va(va) < source.va_end() { walk::look_up(&mut source, va).map(Some) } else { Ok(None) }
     })?;
     if others > 0 {
-        let owner = owner.unwrap_or_default();
+        let (faults, owner) = (Counted(others, "fault", "faults"), owner.unwrap_or_default());
         console.note(format_args!(
-            "{others} faults of others were not looked up: the source is taken to hold the tables of {owner}, which is the first"
+            "{faults} of others not looked up: the source is taken to hold the tables of {owner}, which is the first"
         ));
+    }
+    if unknown > 0 {
+        let faults = Counted(unknown, "fault", "faults");
+        console.note(format_args!("{faults} not looked up: the line does not say whose tables; --root or --inst does"));
     }
     Ok(())
 }

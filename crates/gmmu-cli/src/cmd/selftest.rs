@@ -159,7 +159,7 @@ fn on_model(&ModelArgs { chip, vram }: &ModelArgs) -> Result<Report, Failure> {
 /// stood is put back.
 #[cfg(target_os = "linux")]
 fn on_card(bdf: &str, sysfs: &Path) -> Result<Report, Failure> {
-    let opened = Opened::new(bdf, sysfs)?;
+    let opened = Opened::new(bdf, sysfs, true)?;
     let bdf = opened.card.bdf;
     let failed = |error| device_failure(bdf, error);
     let (_alone, bars) = opened.with_bar1(sysfs)?;

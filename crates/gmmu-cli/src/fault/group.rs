@@ -92,7 +92,8 @@ impl Group {
         };
         let pages = match (self.lowest, self.highest) {
             (Some(low), Some(high)) if low != high => format!(", {} pages from {low} to {high}", self.pages),
-            _ => ", always at the same page".to_owned(),
+            (Some(_), _) => ", always at the same page".to_owned(),
+            (None, _) => String::new(),
         };
         let mut parts = vec![format!("{} times in all{burst}, up to line {}{pages}", self.count, self.last_line)];
         let list = |items: Vec<String>| items.join(", ");

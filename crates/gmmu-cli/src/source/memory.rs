@@ -41,6 +41,12 @@ impl Memory {
         }
     }
 
+    /// Whether its address spaces are known, and by name: those of a snapshot or a script.
+    #[must_use]
+    pub const fn is_of_spaces(&self) -> bool {
+        matches!(self, Self::Snapshot(_) | Self::Model(_))
+    }
+
     /// Whether this is the memory of a card.
     #[must_use]
     pub const fn is_card(&self) -> bool {

@@ -40,7 +40,7 @@ impl Opened {
     ///
     /// # Errors
     /// Exit code 2 for what is no address, 3 where there is no such card, 4 where access to it is refused.
-    pub(crate) fn new(bdf: &str, sysfs: &Path) -> Result<Self, Failure> {
+    pub(crate) fn new(bdf: &str, sysfs: &Path, writable: bool) -> Result<Self, Failure> {
         let bdf: Bdf = bdf.parse().map_err(|why| Failure::usage(format_args!("--pci {}: {why}", shown(bdf))))?;
         let folder = sysfs.join("bus/pci/devices");
         let cards = Cards::read(sysfs).map_err(|error| {
@@ -49,7 +49,7 @@ impl Opened {
         let Some(card) = cards.cards.iter().find(|card| card.bdf == bdf) else {
             return Err(Failure::input(format_args!("{bdf}: no NVIDIA card")).hint("`gmmu list` shows the cards"));
         };
-        let (alone, bar0) = open(sysfs, card, &System::read(sysfs)).map_err(|why| refused(bdf, why))?;
+        let (alone, bar0) = open(sysfs, card, &System::read(sysfs), writable).map_err(|why| refused(bdf, why))?;
         Ok(Self { card: card.clone(), alone, bar0 })
     }
 
@@ -80,8 +80,8 @@ impl Card {
     ///
     /// # Errors
     /// Exit code 3 where there is no such card, 4 where access to it is refused, 5 where it does not answer.
-    pub fn open(bdf: &str, sysfs: &Path) -> Result<Self, Failure> {
-        let Opened { card, alone, bar0 } = Opened::new(bdf, sysfs)?;
+    pub fn open(bdf: &str, sysfs: &Path, move_window: bool) -> Result<Self, Failure> {
+        let Opened { card, alone, bar0 } = Opened::new(bdf, sysfs, move_window)?;
         let bdf = card.bdf;
         let mmio = Mmio::probe(bar0).map_err(|why| unknown(bdf, why))?;
         let path = sysfs.join(format!("bus/pci/devices/{bdf}/resource0"));
@@ -242,7 +242,7 @@ impl SourceArgs {
     /// Usage, where reading it was not agreed to; else those of [`Card::open`].
     pub(super) fn open_card(&self, bdf: &str) -> Result<(Memory, SnapshotInfo), Failure> {
         let sysfs = self.sysfs.as_deref().unwrap_or(Path::new("/sys"));
-        let mut card = Card::open(bdf, sysfs)?;
+        let mut card = Card::open(bdf, sysfs, self.move_window)?;
         if !self.move_window {
             return Err(Failure::usage(format_args!(
                 "{}: its memory is read through the PRAMIN window, which moves",

@@ -50,6 +50,12 @@ fn the_instance_block_of_a_line_leads_to_its_tables() {
     let lost = explain(&[nouveau(0x00ff_8b90_0000, 0x3000, "02 [PTE]")], &named, &[]);
     assert_eq!(lost.code, 3);
     assert!(lost.err.contains("the instance block vram:0x00ff8b900000"), "{}", lost.err);
+    // Beside it, a line that names none has no tables here.
+    let mixed = [xid("2b", 7, 0x3000, "PTE"), nouveau(INST as u64, 0x3000, "02 [PTE]")];
+    let ran = explain(&mixed, &named, &["--json"]);
+    let walked: Vec<_> = (0..2).map(|n| ran.json()["faults"][n].get("walk").is_some()).collect();
+    assert_eq!(walked, [false, true]);
+    assert!(ran.err.contains("1 fault not looked up: the line does not say whose tables"), "{}", ran.err);
     // NVIDIA's lines name none.
     let xid = explain(&[xid("2b", 7, 0x3000, "PTE")], &named, &[]);
     assert_eq!(xid.code, 2);
@@ -89,6 +95,6 @@ fn tables_are_of_one_process_on_one_gpu() {
     let report = ran.json();
     let walked: Vec<_> = (0..3).map(|n| report["faults"][n].get("walk").is_some()).collect();
     assert_eq!(walked, [true, false, false]);
-    assert!(ran.err.contains("2 faults of others were not looked up"), "{}", ran.err);
+    assert!(ran.err.contains("2 faults of others not looked up"), "{}", ran.err);
     assert!(ran.err.contains("GPU 0000:2b:00, process 7"), "{}", ran.err);
 }
