@@ -24,6 +24,12 @@ impl Gpu {
         self.model.roots.keys().map(|&flat| Space::unflat(flat))
     }
 
+    /// The instance blocks that are known to name them: those of the BARs, and what [`note_instance`](Self::note_instance) was
+    /// told last of each root.
+    pub fn instances(&self) -> impl Iterator<Item = TableAddr> + '_ {
+        self.model.roots.values().filter_map(|root| root.instance)
+    }
+
     /// The top tables that BAR1 and BAR2 go through, where they are bound to any.
     #[must_use]
     pub fn bar_roots(&self) -> [Option<TableAddr>; 2] {

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::console::{Console, SCHEMA, STRONG, View};
 use crate::exit::{Exit, Failure, Outcome};
-use crate::notation::{Size, Text};
+use crate::notation::{Counted, Size, Text};
 use crate::progress::Waiting;
 use crate::snapshot::{Written, write};
 use crate::source::SourceArgs;
@@ -44,6 +44,8 @@ pub(crate) struct Captured {
     mmu: &'static str,
     spaces: Vec<Space>,
     tables: u64,
+    /// Instance blocks, of which only what they say of address spaces is kept.
+    blocks: u64,
     pages: u64,
     bytes: u64,
     /// Entries whose table cannot be read in the source.
@@ -73,7 +75,7 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
     let written = write(output, &source.info, &mut source.memory);
     drop(waiting);
     // The source says best why it cannot be read.
-    let Written { tables, pages, bytes, unreadable } =
+    let Written { tables, blocks, pages, bytes, unreadable } =
         written.map_err(|failure| source.memory.take_failure().unwrap_or(failure))?;
     let info = &source.info;
     let spaces = info.roots.iter().map(|root| Space { name: root.name.clone(), root: Text(root.at) });
@@ -84,6 +86,7 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
         mmu: info.mmu.name(),
         spaces: spaces.collect(),
         tables,
+        blocks,
         pages,
         bytes,
         unreadable,
@@ -96,7 +99,7 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Outcome {
 
 impl View for Captured {
     fn text(&self, console: &mut Console<'_>) -> Result<(), Failure> {
-        let Self { file, tables, pages, bytes, .. } = self;
+        let Self { file, tables, blocks, pages, bytes, .. } = self;
         for Space { name, root } in &self.spaces {
             console.line(format_args!(
                 "{STRONG}{}{STRONG:#}  MMU {}, top table {root}",
@@ -105,6 +108,10 @@ impl View for Captured {
             ))?;
         }
         let held = Size(pages * 4096);
-        console.line(format_args!("{tables} tables in {pages} pages ({held}): {bytes} bytes in {file}"))
+        let blocks = match blocks {
+            0 => String::new(),
+            blocks => format!(" and {}", Counted(*blocks, "instance block", "instance blocks")),
+        };
+        console.line(format_args!("{tables} tables{blocks} in {pages} pages ({held}): {bytes} bytes in {file}"))
     }
 }

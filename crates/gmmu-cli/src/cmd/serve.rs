@@ -194,7 +194,8 @@ fn write_snapshot(card: &mut Card, chip: &'static Chip, path: &Path) -> Result<(
     };
     let roots = gpu.roots().take(snapshot::ROOTS_MAX);
     let roots = roots.map(|at| NamedRoot { name: name(at), at }).collect();
-    let info = SnapshotInfo::of_chip(chip, gpu.vram_bytes(), roots);
+    let blocks = gpu.instances().collect();
+    let info = SnapshotInfo { blocks, ..SnapshotInfo::of_chip(chip, gpu.vram_bytes(), roots) };
     snapshot::write(path, &info, &mut gpu.peek()).map(drop)
 }
 

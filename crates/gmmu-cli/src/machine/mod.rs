@@ -342,7 +342,8 @@ impl Machine {
         roots: impl Iterator<Item = (&'n str, TableAddr)>,
     ) -> Result<(), Failure> {
         let roots = roots.map(|(name, at)| NamedRoot { name: name.to_owned(), at }).collect();
-        let info = SnapshotInfo::of_chip(self.mmio.chip(), self.vram_bytes(), roots);
+        let blocks = self.gpu().instances().collect();
+        let info = SnapshotInfo { blocks, ..SnapshotInfo::of_chip(self.mmio.chip(), self.vram_bytes(), roots) };
         snapshot::write(path, &info, &mut self.gpu().peek())?;
         Ok(())
     }

@@ -152,7 +152,7 @@ impl Header {
         if fields.at != bytes.len() {
             return Err(Broken::damaged(fields.at as u64, "the head is longer than what is in it"));
         }
-        Ok(Self { info: SnapshotInfo { chip, mmu, fb_bytes, base, roots }, pages })
+        Ok(Self { info: SnapshotInfo { chip, mmu, fb_bytes, base, roots, blocks: Vec::new() }, pages })
     }
 }
 

@@ -58,13 +58,15 @@ pub struct SnapshotInfo {
     pub base: u64,
     /// The address spaces, the one that is read by default first.
     pub roots: Vec<NamedRoot>,
+    /// Instance blocks that are kept, too, as far as they are known to who writes it. The file does not list them.
+    pub blocks: Vec<TableAddr>,
 }
 
 impl SnapshotInfo {
     /// The description of all memory of a card of this chip.
     #[must_use]
     pub fn of_chip(chip: &'static Chip, fb_bytes: u64, roots: Vec<NamedRoot>) -> Self {
-        Self { chip: Some(chip), mmu: chip.mmu, fb_bytes, base: 0, roots }
+        Self { chip: Some(chip), mmu: chip.mmu, fb_bytes, base: 0, roots, blocks: Vec::new() }
     }
 
     /// The page sizes that leaves may have: all of them where the chip is not known.

@@ -5,6 +5,9 @@ use std::collections::{BTreeMap, HashSet};
 use gmmu::addr::{PAGE_BYTES, TableAddr};
 use gmmu::device::TableRead;
 use gmmu::format::{Format, Level};
+use gmmu::regs::{
+    NV_RAMIN_ADR_LIMIT_LO, NV_RAMIN_PAGE_DIR_BASE_LO, NV_RAMIN_SC_PAGE_DIR_BASE_LO, NV_RAMIN_SC_PDB_VALID,
+};
 use gmmu::walk::{Cursor, Event, Is, Step, View, WalkError, Why};
 
 use super::{PageKey, SnapshotInfo};
@@ -83,6 +86,21 @@ impl Tables {
             }
         }
         Ok(tables)
+    }
+
+    /// Adds the words of an instance block that say which address spaces are its own, those of subcontexts too. False where it
+    /// cannot be read, or is no block.
+    pub(super) fn keep_block(&mut self, block: TableAddr, memory: &mut impl TableRead) -> bool {
+        const SUBCONTEXTS: u64 = 64;
+        let root = block.checked_add(NV_RAMIN_PAGE_DIR_BASE_LO);
+        if !block.is_aligned(PAGE_BYTES) || root.is_none_or(|root| memory.read_word(root).is_err()) {
+            return false;
+        }
+        let spaces = NV_RAMIN_SC_PAGE_DIR_BASE_LO..NV_RAMIN_SC_PAGE_DIR_BASE_LO + 16 * SUBCONTEXTS;
+        let mask = self.pages.entry(PageKey::of(block)).or_default();
+        let words = [NV_RAMIN_PAGE_DIR_BASE_LO, NV_RAMIN_ADR_LIMIT_LO, NV_RAMIN_SC_PDB_VALID];
+        words.into_iter().chain(spaces.step_by(8)).for_each(|offset| mask.set(offset / 8));
+        true
     }
 
     /// Adds a table. False where it was there already.

@@ -21,7 +21,9 @@ use crate::with_format;
 pub struct Written {
     /// Tables in it.
     pub tables: u64,
-    /// Pages of 4 KiB that they lie in.
+    /// Instance blocks in it.
+    pub blocks: u64,
+    /// Pages of 4 KiB that all of them lie in.
     pub pages: u64,
     /// Bytes of the file.
     pub bytes: u64,
@@ -29,7 +31,8 @@ pub struct Written {
     pub unreadable: u64,
 }
 
-/// Writes to `path` the page tables of every address space of `info`, as they are in `memory` now. The file is whole,
+/// Writes to `path` the page tables of every address space of `info`, and what its instance blocks say of spaces, as they are
+/// in `memory` now. The file is whole,
 /// or it is as it was.
 ///
 /// # Errors
@@ -44,7 +47,8 @@ pub fn write(path: &Path, info: &SnapshotInfo, memory: &mut impl TableRead) -> R
         return Err(Failure::usage(cannot(&why)));
     }
     let found: Result<Tables, WalkError> = with_format!(info.mmu, find(info, memory));
-    let tables = found.map_err(|error| Failure::input(cannot(&error)))?;
+    let mut tables = found.map_err(|error| Failure::input(cannot(&error)))?;
+    let blocks = info.blocks.iter().filter(|&&block| tables.keep_block(block, memory)).count() as u64;
     let pages = tables.pages.len() as u64;
     let head = Header { info: info.clone(), pages }.encode().map_err(|why| Failure::usage(cannot(&why)))?;
     let mut bytes = head.len() as u64;
@@ -61,7 +65,7 @@ pub fn write(path: &Path, info: &SnapshotInfo, memory: &mut impl TableRead) -> R
             file.write_all(&block).map_err(|error| unwritable(path, &error))?;
         }
     })?;
-    Ok(Written { tables: tables.count(), pages, bytes, unreadable: tables.unreadable })
+    Ok(Written { tables: tables.count(), blocks, pages, bytes, unreadable: tables.unreadable })
 }
 
 fn find<F: Format>(info: &SnapshotInfo, memory: &mut impl TableRead) -> Result<Tables, WalkError> {
@@ -86,7 +90,7 @@ fn block(pages: &[(PageKey, Mask)], memory: &mut impl TableRead) -> Result<Vec<u
     Ok(block)
 }
 
-/// One page: the words of tables, and zeros where the memory is somebody else's.
+/// One page: the words of tables and blocks, and zeros where the memory is somebody else's.
 fn content(key: PageKey, mask: &Mask, memory: &mut impl TableRead) -> Result<Vec<u8>, DeviceError> {
     let mut bytes = vec![0; PAGE];
     let mut words = [0; PAGE / 8];

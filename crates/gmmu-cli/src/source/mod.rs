@@ -168,6 +168,7 @@ impl SourceArgs {
         if let Some(inst) = named {
             let at = root_of_instance(&mut memory, inst)?;
             info.roots = vec![NamedRoot { name: DEFAULT_NAME.to_owned(), at }];
+            info.blocks = vec![inst];
         }
         let Some(root) = info.roots.first().map(|root| root.at) else {
             let failure = Failure::input(format_args!("{}: no address space", path.display()));
@@ -226,7 +227,7 @@ impl SourceArgs {
             (None, Some(_)) => Vec::new(),
         };
         let image = Image::open(path, self.base)?;
-        let info = SnapshotInfo { chip, mmu, fb_bytes: image.bytes(), base: self.base, roots };
+        let info = SnapshotInfo { chip, mmu, fb_bytes: image.bytes(), base: self.base, roots, blocks: Vec::new() };
         Ok((Memory::Image(image), info))
     }
 

@@ -81,6 +81,7 @@ fn run<F: Format>(
     let bar1 = runner.occupancy().map(Bar1View::from);
     let gpu = runner.into_gpu();
     let bytes_held = (gpu.vram_pages().count() + gpu.sys_pages().count()) as u64 * 4096;
-    let info = SnapshotInfo::of_chip(chip, gpu.vram_bytes(), roots);
+    let blocks = gpu.instances().collect();
+    let info = SnapshotInfo { blocks, ..SnapshotInfo::of_chip(chip, gpu.vram_bytes(), roots) };
     Ok((Model { path: path.to_owned(), gpu, bytes_held, bar1 }, info))
 }

@@ -93,14 +93,14 @@ impl Card {
     /// # Errors
     /// Those of the card.
     pub fn info(&mut self) -> Result<SnapshotInfo, Failure> {
-        let roots = self.bar_roots().map_err(|error| self.failure(error))?;
+        let (roots, blocks) = self.bar_roots().map_err(|error| self.failure(error))?;
         let Some(mmio) = &self.mmio else { return Err(Failure::input(format_args!("{}: is closed", self.bdf))) };
         let chip = mmio.chip();
-        Ok(SnapshotInfo { chip: Some(chip), mmu: chip.mmu, fb_bytes: mmio.vram_bytes(), base: 0, roots })
+        Ok(SnapshotInfo { chip: Some(chip), mmu: chip.mmu, fb_bytes: mmio.vram_bytes(), base: 0, roots, blocks })
     }
 
-    fn bar_roots(&mut self) -> Result<Vec<NamedRoot>, DeviceError> {
-        let mut roots = Vec::new();
+    fn bar_roots(&mut self) -> Result<(Vec<NamedRoot>, Vec<TableAddr>), DeviceError> {
+        let (mut roots, mut blocks) = (Vec::new(), Vec::new());
         for (bar, name) in BARS {
             let Some(mmio) = &mut self.mmio else { break };
             let chip = mmio.chip();
@@ -110,9 +110,12 @@ impl Card {
                 Err(error) => return Err(error),
                 Ok(Some(block)) => block,
             };
-            roots.extend(root_in(block_word(self, block)?.1).map(|at| NamedRoot { name: name.to_owned(), at }));
+            if let Some(at) = root_in(block_word(self, block)?.1) {
+                roots.push(NamedRoot { name: name.to_owned(), at });
+                blocks.push(block);
+            }
         }
-        Ok(roots)
+        Ok((roots, blocks))
     }
 
     /// Its `resource0`.

@@ -117,7 +117,7 @@ fn root(name: &str, at: u64) -> NamedRoot {
 }
 
 const fn info(roots: Vec<NamedRoot>) -> SnapshotInfo {
-    SnapshotInfo { chip: None, mmu: MmuVersion::V2, fb_bytes: 1 << 30, base: 0, roots }
+    SnapshotInfo { chip: None, mmu: MmuVersion::V2, fb_bytes: 1 << 30, base: 0, roots, blocks: Vec::new() }
 }
 
 /// A v2 directory entry that points to a table.
